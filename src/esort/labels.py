@@ -45,9 +45,7 @@ class LabelBudget:
 
     def __post_init__(self) -> None:
         if self.kind not in _LIMITS:
-            raise ValueError(
-                f"label_budget must be one of {', '.join(_LIMITS)}, got {self.kind!r}"
-            )
+            raise ValueError(f"label_budget must be one of {', '.join(_LIMITS)}, got {self.kind!r}")
         if not self._fits():
             raise ValueError(
                 f"labels for label_budget={self.kind} must be {_LIMITS[self.kind]}, got {self.amount!r}"
@@ -55,11 +53,7 @@ class LabelBudget:
 
     def _fits(self) -> bool:
         amount = self.amount
-        if (
-            isinstance(amount, bool)
-            or not isinstance(amount, Real)
-            or not math.isfinite(amount)
-        ):
+        if isinstance(amount, bool) or not isinstance(amount, Real) or not math.isfinite(amount):
             return False
         if self.kind == "proportional":
             return 0 < amount <= 1
@@ -111,19 +105,12 @@ class LabelledSpikes:
     complete: bool
 
     def __post_init__(self) -> None:
-        sample_index, unit_index = _spike_arrays(
-            self.sample_index, self.unit_index, len(self.unit_ids)
-        )
+        sample_index, unit_index = _spike_arrays(self.sample_index, self.unit_index, len(self.unit_ids))
         if np.any(np.diff(sample_index) < 0):
-            raise ValueError(
-                "sample_index of labelled spikes must be in ascending order"
-            )
+            raise ValueError("sample_index of labelled spikes must be in ascending order")
         if (
             sample_index.size
-            and not self.start_sample
-            <= sample_index[0]
-            <= sample_index[-1]
-            < self.stop_sample
+            and not self.start_sample <= sample_index[0] <= sample_index[-1] < self.stop_sample
         ):
             raise ValueError(
                 f"labelled spikes must lie in [{self.start_sample}, {self.stop_sample}), "
@@ -220,30 +207,21 @@ def select_labels(
     ValueError
         If there is no unit, no spike in the interval, or the arrays do not fit.
     """
-    names = tuple(
-        unit_id.item() if isinstance(unit_id, np.generic) else unit_id
-        for unit_id in unit_ids
-    )
+    names = tuple(unit_id.item() if isinstance(unit_id, np.generic) else unit_id for unit_id in unit_ids)
     if not names:
         raise ValueError("labels need at least 1 unit, got 0")
     if len(set(names)) != len(names):
-        raise ValueError(
-            f"unit ids must be different from each other, got {list(names)}"
-        )
+        raise ValueError(f"unit ids must be different from each other, got {list(names)}")
     if stop_sample <= start_sample:
-        raise ValueError(
-            f"labels need an interval of at least 1 sample, got [{start_sample}, {stop_sample})"
-        )
+        raise ValueError(f"labels need an interval of at least 1 sample, got [{start_sample}, {stop_sample})")
     if budget.kind == "interval":
-        stop_sample = _interval_stop(
-            budget.amount, sampling_frequency, start_sample, stop_sample
-        )
+        stop_sample = _interval_stop(budget.amount, sampling_frequency, start_sample, stop_sample)
     samples, units = _spike_arrays(sample_index, unit_index, len(names))
     inside = (samples >= start_sample) & (samples < stop_sample)
     samples, units = _sorted_once(samples[inside], units[inside])
     if samples.size == 0:
         raise ValueError(
-            f"no labelled spike of {len(names)} units in samples [{start_sample}, {stop_sample}) of the recording"
+            f"no labelled spike of {len(names)} units in samples [{start_sample}, {stop_sample})"
         )
 
     seed = int(rng.integers(2**63))
@@ -269,14 +247,11 @@ def select_labels(
         sampling_frequency=float(sampling_frequency),
         start_sample=int(start_sample),
         stop_sample=int(stop_sample),
-        complete=budget.kind == "interval"
-        or (budget.kind == "proportional" and budget.amount == 1),
+        complete=budget.kind == "interval" or (budget.kind == "proportional" and budget.amount == 1),
     )
 
 
-def _interval_stop(
-    seconds: float, sampling_frequency: float, start_sample: int, stop_sample: int
-) -> int:
+def _interval_stop(seconds: float, sampling_frequency: float, start_sample: int, stop_sample: int) -> int:
     stop = start_sample + max(1, round(seconds * sampling_frequency))
     if stop > stop_sample:
         available = (stop_sample - start_sample) / sampling_frequency
@@ -294,15 +269,11 @@ def _unit_rng(seed: int, unit_id: Any) -> np.random.Generator:
     return np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
 
 
-def _spike_arrays(
-    sample_index: Any, unit_index: Any, num_units: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _spike_arrays(sample_index: Any, unit_index: Any, num_units: int) -> tuple[np.ndarray, np.ndarray]:
     arrays = []
     for name, values in (("sample_index", sample_index), ("unit_index", unit_index)):
         array = np.asarray(values)
-        if array.ndim != 1 or (
-            array.size and not np.issubdtype(array.dtype, np.integer)
-        ):
+        if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
             raise ValueError(
                 f"{name} must be a 1-d array of integers, got {array.dtype} of shape {array.shape}"
             )
@@ -313,15 +284,11 @@ def _spike_arrays(
             f"sample_index and unit_index must be equally long, got {samples.size} and {units.size}"
         )
     if units.size and not 0 <= units.min() <= units.max() < num_units:
-        raise ValueError(
-            f"unit_index must be in [0, {num_units}), got {units.min()} to {units.max()}"
-        )
+        raise ValueError(f"unit_index must be in [0, {num_units}), got {units.min()} to {units.max()}")
     return samples, units
 
 
-def _sorted_once(
-    samples: np.ndarray, units: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _sorted_once(samples: np.ndarray, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     order = np.lexsort((units, samples))
     samples, units = samples[order], units[order]
     repeated = np.zeros(samples.size, dtype=bool)
@@ -338,17 +305,9 @@ def _without_empty_units(
     samples: np.ndarray, units: np.ndarray, unit_ids: tuple, reason: str, **rest: Any
 ) -> LabelledSpikes:
     counts = np.bincount(units, minlength=len(unit_ids))
-    empty = [
-        str(unit_id)
-        for unit_id, count in zip(unit_ids, counts, strict=True)
-        if count == 0
-    ]
+    empty = [str(unit_id) for unit_id, count in zip(unit_ids, counts, strict=True) if count == 0]
     if empty:
         logger.warning("units left out, %s: %s", reason, ", ".join(empty))
     new_index = np.cumsum(counts > 0) - 1
-    kept = tuple(
-        unit_id for unit_id, count in zip(unit_ids, counts, strict=True) if count > 0
-    )
-    return LabelledSpikes(
-        sample_index=samples, unit_index=new_index[units], unit_ids=kept, **rest
-    )
+    kept = tuple(unit_id for unit_id, count in zip(unit_ids, counts, strict=True) if count > 0)
+    return LabelledSpikes(sample_index=samples, unit_index=new_index[units], unit_ids=kept, **rest)
