@@ -48,21 +48,14 @@ def spikes():
         ("interval", float("inf"), "a number of seconds above 0"),
     ],
 )
-def test_amount_outside_its_limits_is_refused_with_limits_and_value(
-    kind, amount, limits
-):
+def test_amount_outside_its_limits_is_refused_with_limits_and_value(kind, amount, limits):
     with pytest.raises(ValueError) as error:
         LabelBudget(kind=kind, amount=amount)
-    assert (
-        str(error.value)
-        == f"labels for label_budget={kind} must be {limits}, got {amount!r}"
-    )
+    assert str(error.value) == f"labels for label_budget={kind} must be {limits}, got {amount!r}"
 
 
 def test_unknown_kind_names_the_allowed_ones():
-    with pytest.raises(
-        ValueError, match="one of proportional, per_unit, interval, got 'some'"
-    ):
+    with pytest.raises(ValueError, match="one of proportional, per_unit, interval, got 'some'"):
         LabelBudget(kind="some", amount=1)
 
 
@@ -70,9 +63,7 @@ def test_proportional_takes_the_part_of_every_unit(spikes):
     labels = draw(*spikes, "abcd", "proportional", 0.56)
     assert labels.counts().tolist() == [round(0.56 * n) for n in np.bincount(spikes[1])]
     assert not labels.complete
-    assert as_set(labels) <= {
-        (s, "abcd"[u]) for s, u in zip(*map(np.ndarray.tolist, spikes), strict=True)
-    }
+    assert as_set(labels) <= {(s, "abcd"[u]) for s, u in zip(*map(np.ndarray.tolist, spikes), strict=True)}
 
 
 def test_per_unit_takes_as_many_of_every_unit_and_a_whole_float_is_fine(spikes):
@@ -116,15 +107,13 @@ def test_all_spikes_are_complete_and_ignore_what_lies_outside(spikes):
     more=st.integers(1, 10),
     seed=st.integers(0, 3),
 )
-def test_smaller_budgets_are_subsets_of_larger_ones(
-    data, small, large, few, more, seed
-):
+def test_smaller_budgets_are_subsets_of_larger_ones(data, small, large, few, more, seed):
     samples, units = map(list, zip(*data, strict=True))
     small, large = sorted((small, large))
     few, more = sorted((few, more))
-    assert as_set(
-        draw(samples, units, "abcde", "proportional", small, seed=seed)
-    ) <= as_set(draw(samples, units, "abcde", "proportional", large, seed=seed))
+    assert as_set(draw(samples, units, "abcde", "proportional", small, seed=seed)) <= as_set(
+        draw(samples, units, "abcde", "proportional", large, seed=seed)
+    )
     assert as_set(draw(samples, units, "abcde", "per_unit", few, seed=seed)) <= as_set(
         draw(samples, units, "abcde", "per_unit", more, seed=seed)
     )
@@ -133,21 +122,15 @@ def test_smaller_budgets_are_subsets_of_larger_ones(
 def test_draw_of_a_unit_does_not_depend_on_the_others(spikes):
     samples, units = spikes
     full = draw(samples, units, "abcd", "per_unit", 7)
-    alone = draw(
-        samples[units == 2], np.zeros((units == 2).sum(), int), ["c"], "per_unit", 7
-    )
-    np.testing.assert_array_equal(
-        full.sample_index[full.unit_index == 2], alone.sample_index
-    )
+    alone = draw(samples[units == 2], np.zeros((units == 2).sum(), int), ["c"], "per_unit", 7)
+    np.testing.assert_array_equal(full.sample_index[full.unit_index == 2], alone.sample_index)
 
 
 def test_draw_follows_the_seed_and_not_the_order_of_the_input(spikes):
     samples, units = spikes
     first = draw(samples, units, "abcd", "per_unit", 5)
     shuffled = np.random.default_rng(9).permutation(samples.size)
-    assert as_set(first) == as_set(
-        draw(samples[shuffled], units[shuffled], "abcd", "per_unit", 5)
-    )
+    assert as_set(first) == as_set(draw(samples[shuffled], units[shuffled], "abcd", "per_unit", 5))
     assert as_set(first) != as_set(draw(samples, units, "abcd", "per_unit", 5, seed=1))
 
 

@@ -197,6 +197,7 @@ def noise_levels_uv(
             f"noise needs an interval inside the recording's [0, {num_samples}), "
             f"got [{start_sample}, {stop_sample})"
         )
+    chunk_samples = min(max(1, round(chunk_s * recording.sampling_frequency)), stop_sample - start_sample)
     part = recording.frame_slice(start_frame=start_sample, end_frame=stop_sample)
     levels = get_noise_levels(
         part,
@@ -204,11 +205,9 @@ def noise_levels_uv(
         method="mad",
         force_recompute=True,  # a level cached on the parent may come from other time
         random_slices_kwargs={
-            "num_chunks_per_segment": num_chunks,
+            "num_chunks_per_segment": min(num_chunks, -(-(stop_sample - start_sample) // chunk_samples)),
             "chunk_duration": None,
-            "chunk_size": min(
-                max(1, round(chunk_s * recording.sampling_frequency)), stop_sample - start_sample
-            ),
+            "chunk_size": chunk_samples,
             "seed": seed,
         },
         n_jobs=1,
