@@ -24,7 +24,6 @@ from esort.checkpoint import (
     weights_digest,
 )
 
-
 VERSIONS = package_versions()
 
 
