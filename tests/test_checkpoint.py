@@ -18,7 +18,6 @@ from esort.checkpoint import (
     LabelSource,
     load_card,
     load_checkpoint,
-    match_channels,
     package_versions,
     save_checkpoint,
     weights_digest,
@@ -453,32 +452,3 @@ def test_fuzz_any_value_of_a_field_gives_a_card_or_one_line(name, value):
         assert "\n" not in str(error)  # noqa: PT017
     else:
         assert Card.from_dict(card.to_dict()) == card
-
-
-# Does it fit?
-
-
-def test_channels_are_matched_by_position():
-    card = make_card()
-    positions_um = np.array([[0.0, 20.0], [99.0, 0.0], [0.0, 0.0], [16.0, 0.0]])
-    match = match_channels(card, sampling_frequency=32000.5, contact_positions_um=positions_um)
-    np.testing.assert_array_equal(match, np.array([2, 3, 0]), strict=True)
-    same = match_channels(
-        card, sampling_frequency=32000, contact_positions_um=np.array(card.contact_positions_um)
-    )
-    assert same.tolist() == [0, 1, 2]
-
-
-@pytest.mark.parametrize(
-    ("rate", "positions_um", "message"),
-    [
-        (30000, [[0, 0], [16, 0], [0, 20]], "sampling frequency of 32000 Hz, got a recording at 30000 Hz"),
-        (32000, [[0, 0], [16, 0]], r"3 contacts, got a recording with 2 in which 1 .* x = 0, y = 20 um\)"),
-        (32000, [[0, 0], [16, 0], [0, 21]], r"3 contacts, got a recording with 3 in which 1 .* y = 20 um\)"),
-        (32000, np.zeros((0, 2)), "3 contacts, got a recording with 0 in which 3"),
-        (32000, [[0, 0], [16, 0], [0, 20], [0, 20]], r"several at one place \(x = 0, y = 20 um\)"),
-    ],
-)
-def test_recordings_that_do_not_fit_are_refused_with_both_sides_named(rate, positions_um, message):
-    with pytest.raises(ValueError, match=message):
-        match_channels(make_card(), sampling_frequency=rate, contact_positions_um=np.array(positions_um))

@@ -32,7 +32,6 @@ __all__ = [
     "LabelSource",
     "load_card",
     "load_checkpoint",
-    "match_channels",
     "package_versions",
     "save_checkpoint",
     "weights_digest",
@@ -41,12 +40,6 @@ __all__ = [
 CARD_KEY = "esort"
 MAX_HEADER_BYTES = 8 * 2**20
 """A header of thousands of tensors and units stays far below this; a larger one is not ours."""
-
-RATE_TOLERANCE = 1e-3
-"""Relative: the calibrated rates of two probes of one kind differ by some 1e-5, other settings by 1e-2."""
-
-POSITION_TOLERANCE_UM = 0.1
-"""Tables of one probe agree to rounding; different contacts are micrometres apart."""
 
 _DTYPES = {"F16", "F32", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL"}
 
@@ -166,53 +159,6 @@ def load_checkpoint(path: str | os.PathLike[str], *, framework: str = "numpy") -
 
         return card, {name: torch.from_numpy(array) for name, array in weights.items()}
     return card, weights
-
-
-def match_channels(card: Card, *, sampling_frequency: float, contact_positions_um: np.ndarray) -> np.ndarray:
-    """Find the channels of a recording that a checkpoint was trained for, by the position of their contacts.
-
-    Parameters
-    ----------
-    card : Card
-        Of the checkpoint, with C channels.
-    sampling_frequency : float
-        Of the recording, in Hz.
-    contact_positions_um : numpy.ndarray, shape (K, 2)
-        Of the recording's channels, in their order.
-
-    Returns
-    -------
-    numpy.ndarray of int64, shape (C,)
-        For each channel of the card the index of the recording's channel at the same place. ``arange(C)`` if
-        nothing needs mapping. Channels of the recording that the card does not know are left out.
-
-    Raises
-    ------
-    ValueError
-        If the rates differ, a contact of the card is not there, or several lie at one place.
-    """
-    if abs(sampling_frequency - card.sampling_frequency) > RATE_TOLERANCE * card.sampling_frequency:
-        raise ValueError(
-            f"expected the checkpoint's sampling frequency of {card.sampling_frequency:g} Hz, "
-            f"got a recording at {sampling_frequency:g} Hz"
-        )
-    there = np.asarray(contact_positions_um, dtype=np.float64).reshape(-1, 2)  # (K, 2)
-    wanted = np.asarray(card.contact_positions_um, dtype=np.float64).reshape(-1, 2)  # (C, 2)
-    close = (np.abs(wanted[:, None] - there[None]) <= POSITION_TOLERANCE_UM).all(axis=2)  # (C, K)
-    count = close.sum(axis=1)  # (C,)
-    if (count == 0).any():
-        x_um, y_um = wanted[np.argmin(count)]
-        raise ValueError(
-            f"expected the checkpoint's {len(wanted)} contacts, got a recording with {len(there)} in which "
-            f"{int((count == 0).sum())} of them are missing (the first at x = {x_um:g}, y = {y_um:g} um)"
-        )
-    if (count > 1).any() or (close.sum(axis=0) > 1).any():
-        x_um, y_um = wanted[np.argmax(count)]
-        raise ValueError(
-            "expected contacts at places of their own, got several at one place "
-            f"(x = {x_um:g}, y = {y_um:g} um); attach a probe to the recording"
-        )
-    return np.argmax(close, axis=1).astype(np.int64)
 
 
 def weights_digest(weights: Mapping[str, np.ndarray]) -> str:
