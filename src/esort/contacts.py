@@ -59,7 +59,7 @@ def attach_probe(recording: BaseRecording, probe: str | None, path: Path) -> Bas
 
 def has_positions(recording: BaseRecording) -> bool:
     """Whether every channel has a position."""
-    return bool(recording.has_probe()) or recording.get_property("location") is not None
+    return bool(recording.has_probe())
 
 
 def read_probe(probe: str) -> ProbeGroup:
@@ -96,7 +96,7 @@ def read_probe(probe: str) -> ProbeGroup:
         try:
             found = readers[path.suffix](path)
         except Exception as error:
-            raise ValueError(f"cannot read {path} as a probe: {type(error).__name__}: {error}") from error
+            raise ValueError(f"cannot read {path} as a probe: {error}") from error
     if isinstance(found, ProbeGroup):
         return found
     group = ProbeGroup()
@@ -111,6 +111,9 @@ def _read_positions(path: Path) -> Probe:
         rows = [row for row in csv.reader(file) if row and not row[0].startswith("#")]
     if rows and not _is_number(rows[0][0]):
         header = [name.strip().lower() for name in rows.pop(0)]
+        for axis in "xy":
+            if not any(name.startswith(axis) for name in header):
+                raise ValueError(f"a header must name a column {axis}, got {','.join(header)}")
         x, y = (next(i for i, name in enumerate(header) if name.startswith(axis)) for axis in "xy")
     else:
         x, y = 0, 1

@@ -165,14 +165,17 @@ def _read_curated(path: Path, **keywords: Any) -> Any:
     return sorting.select_units(sorting.unit_ids[quality != "noise"])
 
 
-def _read_nwb_sorting(path: Path, **keywords: Any) -> Any:
-    from spikeinterface.extractors import NwbRecordingExtractor, read_nwb_sorting
+def _read_nwb_sorting(path: Path, sampling_frequency: float | None = None, **keywords: Any) -> Any:
+    """Read the units table; its spike times are in seconds of the session, so a recording gives the clock."""
+    from spikeinterface.extractors import read_nwb_sorting
+    from spikeinterface.extractors.nwbextractors import NwbRecordingExtractor
 
     if not keywords:
-        # Spike times are in seconds of the session: the recording beside them gives the first sample.
         series = NwbRecordingExtractor.fetch_available_electrical_series_paths(str(path))
         if len(series) == 1:
             keywords["electrical_series_path"] = series[0]
+        elif not series and sampling_frequency is not None:
+            keywords.update(sampling_frequency=sampling_frequency, t_start=0.0)
     return read_nwb_sorting(str(path), **keywords)
 
 

@@ -92,6 +92,11 @@ class Preprocessing:
         """
         return int(self._margin_ms() * sampling_frequency / 1000)
 
+    @property
+    def min_samples(self) -> int:
+        """Samples of the shortest recording that the filter can take (scipy's padding wants them)."""
+        return 3 * (2 * self.filter_order + 1) + 1
+
     def _margin_ms(self) -> float:
         return _MARGIN_PERIODS * 1000 / self.freq_min_hz
 
@@ -107,6 +112,11 @@ class Preprocessing:
         -------
         BaseRecording
             float32, in µV, with gain 1 and offset 0 where the unit is known.
+
+        Raises
+        ------
+        ValueError
+            If the band does not fit the rate, or the recording is shorter than `min_samples`.
         """
         from spikeinterface.preprocessing import (
             bandpass_filter,
@@ -116,6 +126,11 @@ class Preprocessing:
         )
 
         chosen = self.resolve(recording)
+        if recording.get_num_samples() < self.min_samples:
+            raise ValueError(
+                f"a filter of order {self.filter_order} needs a recording of at least "
+                f"{self.min_samples} samples, got {recording.get_num_samples()}"
+            )
         gains = recording.get_channel_gains()
         if np.dtype(recording.dtype).kind == "u":
             recording = unsigned_to_signed(recording)

@@ -216,10 +216,8 @@ def open_sorting(
     if not path.exists():
         raise FileNotFoundError(f"no sorting at {path}: no such file or folder")
     fmt = find_format(path, format, SORTING_FORMATS, "sorting")
-    if fmt.name == "nwb" and sampling_frequency is not None and stream_id is None:
-        sorting = read(path, fmt, None, sampling_frequency=sampling_frequency, t_start=0.0)
-    else:
-        sorting = read(path, fmt, stream_id)
+    clock = {"sampling_frequency": sampling_frequency} if fmt.name == "nwb" else {}
+    sorting = read(path, fmt, stream_id, **clock)
     if not hasattr(sorting, "get_unit_spike_train"):
         raise ValueError(f"{path} holds a {type(sorting).__name__}, not a sorting")
     if sampling_frequency is not None and not math.isclose(
