@@ -1,0 +1,133 @@
+"""What the public functions accept; every refusal is one line naming what was expected and what came."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from array_api_compat import array_namespace, device, is_jax_array
+
+from .table import ConflictTable
+
+Array = Any
+
+
+def check_scores(name: str, values: Array) -> Any:
+    """Check kind, rank and dtype of (samples, units); return its namespace."""
+    try:
+        xp = array_namespace(values)
+    except TypeError:
+        raise ValueError(
+            f"{name} must be a (samples, units) array of an array-API library, got {type(values).__name__}"
+        ) from None
+    if values.ndim != 2:
+        raise ValueError(f"{name} must have shape (samples, units), got {tuple(values.shape)}")
+    if not xp.isdtype(values.dtype, "real floating") and "float" not in str(
+        values.dtype
+    ):  # bfloat16 is no standard
+        raise ValueError(f"{name} must be floating point, got {values.dtype}")
+    return xp
+
+
+def check_probabilities(xp: Any, probabilities: Array) -> None:
+    """Refuse NaN and values outside [0, 1], naming the first."""
+    good = (probabilities >= 0) & (probabilities <= 1)
+    if bool(xp.all(good)):
+        return
+    sample, unit = (int(where[0]) for where in xp.nonzero(~good))
+    value = float(probabilities[sample, unit])
+    raise ValueError(f"probabilities must lie in [0, 1], got {value} at sample {sample} of unit {unit}")
+
+
+def check_finite(xp: Any, scores: Array) -> None:
+    """Refuse NaN and infinite scores, naming the first."""
+    good = xp.isfinite(scores)
+    if bool(xp.all(good)):
+        return
+    sample, unit = (int(where[0]) for where in xp.nonzero(~good))
+    value = float(scores[sample, unit])
+    raise ValueError(f"scores must be finite, got {value} at sample {sample} of unit {unit}")
+
+
+def as_thresholds(xp: Any, thresholds: Any, like: Array, *, most: float) -> Array:
+    """Return float32 (U,) of the library and device of ``like`` from one number, a list or an array.
+
+    Raises
+    ------
+    ValueError
+        Wrong length, a value outside (0, ``most``], another library or device than the scores.
+    """
+    num_units = like.shape[1]
+    if isinstance(thresholds, (int, float)):
+        thresholds = [float(thresholds)] * num_units
+    if isinstance(thresholds, (list, tuple)):
+        thresholds = xp.asarray([float(value) for value in thresholds], dtype=xp.float32, device=device(like))
+    else:
+        _check_same_kind("thresholds", thresholds, like)
+    if tuple(thresholds.shape) != (num_units,):
+        raise ValueError(
+            f"thresholds must be one number or one for each of {num_units} units, "
+            f"got shape {tuple(thresholds.shape)}"
+        )
+    thresholds = xp.astype(thresholds, xp.float32)
+    good = (thresholds > 0) & (thresholds <= most)
+    if not bool(xp.all(good)):
+        unit = int(xp.nonzero(~good)[0][0])
+        limits = f"(0, {most:g}]" if math.isfinite(most) else "above 0"
+        raise ValueError(f"thresholds must be {limits}, got {float(thresholds[unit])} for unit {unit}")
+    return thresholds
+
+
+def check_table(table: ConflictTable | None, scores: Array) -> None:
+    """Refuse a table of another number of units, library or device; None is no table."""
+    if table is None:
+        return
+    if table.num_units != scores.shape[1]:
+        raise ValueError(
+            f"conflicts must be a table of {scores.shape[1]} units, got one of {table.num_units}"
+        )
+    _check_same_kind("conflicts", table.neighbours, scores)
+
+
+def check_core(core: tuple[int, int] | None, num_samples: int) -> tuple[int, int]:
+    """Return the rows whose spikes are wanted, all rows by default."""
+    start, stop = (0, num_samples) if core is None else core
+    if not 0 <= start <= stop <= num_samples:
+        raise ValueError(
+            f"core must lie within the {num_samples} samples of the array, got {start} to {stop}"
+        )
+    return start, stop
+
+
+def check_count(name: str, value: int, *, least: int) -> None:
+    """Refuse what is not a whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def check_engine(engine: str) -> None:
+    """Refuse what is not the name of an engine."""
+    if engine not in ("auto", "array", "numba"):
+        raise ValueError(f"engine must be 'auto', 'array' or 'numba', got {engine!r}")
+
+
+def widest_integer(xp: Any, like: Array) -> Any:
+    """int64, except on JAX without ``jax_enable_x64``, which has none: int32."""
+    if is_jax_array(like) and "int64" not in xp.__array_namespace_info__().dtypes(kind="signed integer"):
+        return xp.int32
+    return xp.int64
+
+
+def _check_same_kind(name: str, values: Any, like: Array) -> None:
+    try:
+        array_namespace(values, like)
+    except TypeError:
+        raise ValueError(
+            f"{name} must be of the library of the scores, {_library(like)}, got {_library(values)}"
+        ) from None
+    if str(device(values)) != str(device(like)):
+        raise ValueError(f"{name} must be on the device of the scores, {device(like)}, got {device(values)}")
+
+
+def _library(values: Any) -> str:
+    return type(values).__module__.split(".")[0]

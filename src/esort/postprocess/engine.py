@@ -1,0 +1,195 @@
+"""Which engine does the work, and the way into the compiled one for arrays in CPU memory."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from array_api_compat import array_namespace, device, is_numpy_array, is_torch_array
+
+from . import checks
+from .sliding import smooth
+from .spikes import Spikes
+from .table import ConflictTable
+
+Array = Any
+WORTH_COMPILING = 2_000_000  # values; below, loading numba takes longer than it saves
+
+
+def choose_engine(engine: str, values: Array) -> str:
+    """Return "array" or "numba".
+
+    Raises
+    ------
+    ValueError
+        "numba" was asked for without the package, or for arrays that are not in CPU memory.
+    """
+    if engine == "array":
+        return "array"
+    on_cpu = is_numpy_array(values) or (is_torch_array(values) and str(device(values)) == "cpu")
+    installed = importlib.util.find_spec("numba") is not None
+    if engine == "auto":
+        large = values.shape[0] * values.shape[1] >= WORTH_COMPILING
+        return "numba" if on_cpu and installed and large else "array"
+    if not installed:
+        raise ValueError("engine 'numba' needs the package numba, which is not installed")
+    if not on_cpu:
+        raise ValueError(
+            f"engine 'numba' needs NumPy arrays or PyTorch CPU tensors, got {type(values).__name__}"
+        )
+    return "numba"
+
+
+def detect_compiled(
+    probabilities: Array,
+    limits: Array,
+    conflicts: ConflictTable | None,
+    *,
+    half_width: int,
+    unit_scale: float,
+    exclusion_samples: int,
+    max_rounds: int,
+    num_threads: int,
+    first_sample: int,
+    start: int,
+    stop: int,
+) -> Spikes:
+    """Nodes behind the gate and rounds on lists; with kernels, rounds on all scores."""
+    import numpy as np
+
+    from . import compiled
+
+    xp = array_namespace(probabilities)
+    values = _contiguous(probabilities)
+    half, steps = half_width, unit_scale
+    rounds: dict[str, int] = {"exclusion_samples": exclusion_samples, "max_rounds": max_rounds}
+    where: dict[str, int] = {"first_sample": first_sample, "start": start, "stop": stop}
+    if conflicts is not None and conflicts.kernels is not None:
+        checks.check_probabilities(xp, probabilities)
+        scores = smooth(np.round(values * np.float32(steps)).astype(np.int32), half)
+        kernels = conflicts.quantise(steps * half**2)
+        fixed = np.ascontiguousarray(scores.T)  # (U, N)
+        step = 1.0 / (steps * half**2)
+        return solve_fixed_compiled(probabilities, fixed, limits, conflicts, kernels, step, **rounds, **where)
+    nodes = compiled.find_nodes(values, np.asarray(limits), half, steps, num_threads)
+    if nodes is None:  # a value outside [0, 1], or -0.0, which is 0
+        checks.check_probabilities(xp, probabilities)
+        nodes = compiled.find_nodes(np.abs(values), np.asarray(limits), half, steps, num_threads)
+    assert nodes is not None
+    sample, unit, score = nodes
+    edges: dict[str, Any] = dict(rounds)
+    if conflicts is not None:
+        edges |= _edges(conflicts) | {"exclusive_samples": conflicts.exclusive_samples}
+    accepted = compiled.solve_nodes(sample, unit, score, num_units=values.shape[1], **edges)
+    sample, unit, score = sample[accepted], unit[accepted], score[accepted]
+    return _collect(probabilities, sample, unit, score, 1.0 / (steps * half**2), **where)
+
+
+def solve_energy_compiled(
+    scores: Array,
+    limits: Array,
+    table: ConflictTable | None,
+    kernels: Array | None,
+    scale: float,
+    most: int,
+    *,
+    exclusion_samples: int,
+    max_rounds: int,
+    first_sample: int,
+    start: int,
+    stop: int,
+) -> Spikes:
+    """Pursuit with kernels, unit by unit in memory."""
+    import numpy as np
+
+    from . import compiled_kernels
+
+    values = _contiguous(scores)
+    fixed = compiled_kernels.transpose_scores(values, np.float32(scale), np.float32(most))  # (U, N)
+    return solve_fixed_compiled(
+        scores,
+        fixed,
+        limits,
+        table,
+        kernels,
+        1.0 / scale,
+        exclusion_samples=exclusion_samples,
+        max_rounds=max_rounds,
+        first_sample=first_sample,
+        start=start,
+        stop=stop,
+    )
+
+
+def solve_fixed_compiled(
+    like: Array,
+    fixed: Any,
+    limits: Array,
+    table: ConflictTable | None,
+    kernels: Array | None,
+    step: float,
+    *,
+    exclusion_samples: int,
+    max_rounds: int,
+    first_sample: int,
+    start: int,
+    stop: int,
+) -> Spikes:
+    """Solve int32 scores (U, N) of NumPy; the spikes are of the library of ``like``."""
+    import numpy as np
+
+    from . import compiled_kernels
+
+    num_units = fixed.shape[0]
+    if table is None:
+        edges = {
+            "neighbours": np.zeros((num_units, 0), dtype=np.int64),
+            "exclusive": np.zeros((num_units, 0), dtype=np.bool_),
+        }
+    else:
+        edges = _edges(table)
+    sample, unit, score = compiled_kernels.solve_kernels(
+        fixed,
+        np.asarray(limits),
+        exclusion_samples=exclusion_samples,
+        max_rounds=max_rounds,
+        exclusive_samples=0 if table is None else table.exclusive_samples,
+        kernel_out=edges["neighbours"] if table is None else np.asarray(table.kernel_out),
+        kernels=np.zeros((1, 1), dtype=np.int32) if kernels is None else np.asarray(kernels),
+        **edges,
+    )
+    return _collect(like, sample, unit, score, step, first_sample, start, stop)
+
+
+def _contiguous(values: Array) -> Any:
+    import numpy as np
+
+    if is_torch_array(values):
+        values = values.float().contiguous().numpy()  # bfloat16 has no counterpart in NumPy
+    return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def _edges(table: ConflictTable) -> dict[str, Any]:
+    import numpy as np
+
+    return {
+        "neighbours": np.asarray(table.neighbours).astype(np.int64),
+        "exclusive": np.asarray(table.exclusive),
+    }
+
+
+def _collect(
+    like: Array, sample: Any, unit: Any, score: Any, step: float, first_sample: int, start: int, stop: int
+) -> Spikes:
+    """Sort by sample, then unit; keep the core; bring back to the library of ``like``."""
+    import numpy as np
+
+    keep = (sample >= start) & (sample < stop)
+    sample, unit, score = sample[keep], unit[keep], score[keep]
+    order = np.lexsort((unit, sample))
+    xp = array_namespace(like)
+    return Spikes(
+        sample_index=xp.asarray(sample[order].astype(np.int64) + first_sample),
+        unit_index=xp.asarray(unit[order].astype(np.int64)),
+        probability=xp.asarray(score[order].astype(np.float32) * np.float32(step)),
+    )
