@@ -1,10 +1,12 @@
 """Open real files of every format, and say in one line what is wrong with the others."""
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
+import quantities as pq
 from probeinterface import Probe, ProbeGroup, generate_tetrode, write_probeinterface
 from pynwb import NWBHDF5IO, NWBFile
 from pynwb.ecephys import ElectricalSeries
@@ -134,6 +136,70 @@ def test_nwb_units_without_a_recording_need_the_rate(tmp_path):
     assert sorting.get_unit_spike_train(sorting.unit_ids[0]).tolist() == [10, 500]
     with pytest.raises(ValueError, match="cannot open .*units.nwb as nwb: .*sampling_frequency"):
         open_sorting(tmp_path / "units.nwb")
+
+
+def test_openephys(recording, tmp_path):
+    folder = tmp_path / "Record Node 101" / "experiment1" / "recording1"
+    stream = folder / "continuous" / "Acquisition-100.A"
+    stream.mkdir(parents=True)
+    recording.get_traces().tofile(stream / "continuous.dat")
+    np.save(stream / "timestamps.npy", np.arange(2000) / RATE)
+    np.save(stream / "sample_numbers.npy", np.arange(2000))
+    channels = [{"channel_name": f"CH{i}", "bit_volts": 0.195, "units": "uV"} for i in range(4)]
+    description = {
+        "folder_name": "Acquisition-100.A/",
+        "sample_rate": RATE,
+        "source_processor_name": "Acquisition",
+        "source_processor_id": 100,
+        "recorded_processor_id": 101,
+        "stream_name": "A",
+        "num_channels": 4,
+        "channels": channels,
+    }
+    content = {"GUI version": "0.6.0", "continuous": [description], "events": [], "spikes": []}
+    (folder / "structure.oebin").write_text(json.dumps(content))
+    for path in (tmp_path, folder / "structure.oebin"):
+        opened = RecordingPath(path=str(path), probe="tetrode").open()
+        np.testing.assert_array_equal(opened.get_traces(), recording.get_traces())
+        assert opened.get_channel_gains().tolist() == [0.195] * 4
+
+
+def test_mearec_brings_its_ground_truth(tmp_path):
+    import h5py
+    import MEArec
+    import MEAutility
+    import neo
+
+    traces = np.random.default_rng(0).normal(size=(2000, 4)).astype("float32")
+    train = neo.SpikeTrain([0.0005, 0.025], t_stop=0.1, units="s", sampling_rate=RATE * pq.Hz, cell_type="E")
+    generator = MEArec.RecordingGenerator(
+        rec_dict={
+            "recordings": traces,
+            "spiketrains": [train],
+            "channel_positions": MEAutility.return_mea("tetrode").positions,
+            "templates": np.zeros((1, 4, 60)),
+            "template_locations": np.zeros((1, 3)),
+            "template_rotations": np.zeros((1, 3)),
+            "template_celltypes": ["E"],
+            "timestamps": np.arange(2000) / RATE,
+        },
+        info={
+            "recordings": {"fs": RATE, "duration": 0.1, "drifting": False, "dtype": "float32"},
+            "electrodes": MEAutility.return_mea_info("tetrode"),
+        },
+    )
+    generator.gain_to_uV = None
+    MEArec.save_recording_generator(generator, filename=str(tmp_path / "made.h5"), verbose=False)
+    source = RecordingPath(path=str(tmp_path / "made.h5"))
+    opened = source.open()
+    np.testing.assert_array_equal(opened.get_traces(), traces)
+    check_recording(opened)
+    truth = source.open_ground_truth()
+    assert truth.get_unit_spike_train(truth.unit_ids[0]).tolist() == [10, 500]
+    # another HDF5 file is not MEArec's
+    h5py.File(tmp_path / "other.h5", "w").close()
+    with pytest.raises(ValueError, match="is not a recording"):
+        RecordingPath(path=str(tmp_path / "other.h5")).open()
 
 
 @needs("np_ultra_stub")
