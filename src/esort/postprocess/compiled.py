@@ -48,7 +48,7 @@ def find_nodes(
 
     Returns
     -------
-    sample, unit, score : int64, int32, int32 arrays (S,), or None if a value is outside [0, 1] or is -0.0.
+    sample, unit, score : int64 arrays (S,), or None if a value is outside [0, 1] or is -0.0.
         Sorted by unit, then by sample.
     """
     num_samples = probabilities.shape[0]
@@ -85,14 +85,15 @@ def _scan_blocks(values, bits, limits, gate, block, half_width, unit_scale, firs
     capacity = 1024
     count = 0
     samples = np.empty(capacity, dtype=np.int64)
-    units = np.empty(capacity, dtype=np.int32)
-    scores = np.empty(capacity, dtype=np.int32)
+    units = np.empty(capacity, dtype=np.int64)
+    scores = np.empty(capacity, dtype=np.int64)
     window = np.empty(block + 2 + 2 * (half_width - 1), dtype=np.int32)
     smooth = np.empty(block + 2, dtype=np.int32)
     for ahead in range(first_block - 1, last_block + 1):
         # Fill the peaks of block `ahead`, then look at the block before it, whose rows are still cached.
         row = peaks[(ahead + 1) % 3]
-        row[:] = 0
+        for unit in range(num_units):
+            row[unit] = 0
         for sample in range(max(ahead * block, 0), min((ahead + 1) * block, num_samples)):
             line = bits[sample]
             for unit in range(num_units):
@@ -126,8 +127,9 @@ def _scan_blocks(values, bits, limits, gate, block, half_width, unit_scale, firs
 
 @_compile
 def _grown(values):  # type: ignore
-    grown = np.empty(2 * values.size, dtype=values.dtype)
-    grown[: values.size] = values
+    grown = np.empty(2 * values.size, dtype=np.int64)
+    for position in range(values.size):
+        grown[position] = values[position]
     return grown
 
 
@@ -183,7 +185,7 @@ def solve_nodes(
 
 @_compile
 def _solve_listed(sample, unit, score, first, exclusion, max_rounds, neighbours, exclusive, window):  # type: ignore
-    state = np.full(sample.size, LIVE, dtype=np.uint8)
+    state = np.ones(sample.size, dtype=np.uint8)  # LIVE
     live = np.arange(sample.size)
     for _ in range(max_rounds):
         if live.size == 0:
@@ -221,7 +223,7 @@ def _node_wins(node, sample, unit, score, state, first, exclusion, neighbours, w
     for rival in neighbours[own]:
         if rival < 0:
             continue
-        other = first[rival] + np.searchsorted(sample[first[rival] : first[rival + 1]], when - window)
+        other = _first_from(sample, first[rival], first[rival + 1], when - window)
         while other < first[rival + 1] and sample[other] <= when + window:
             if (state[other] == LIVE or state[other] == WINNER) and other != node:
                 before = sample[other] < when or (sample[other] == when and rival < own)
@@ -248,8 +250,20 @@ def _drop(node, sample, unit, state, first, exclusion, neighbours, exclusive, wi
         rival = neighbours[own, position]
         if rival < 0 or not exclusive[own, position]:
             continue
-        other = first[rival] + np.searchsorted(sample[first[rival] : first[rival + 1]], when - window)
+        other = _first_from(sample, first[rival], first[rival + 1], when - window)
         while other < first[rival + 1] and sample[other] <= when + window:
             if state[other] == LIVE:
                 state[other] = DROPPED
             other += 1
+
+
+@_compile
+def _first_from(sample, start, stop, wanted):  # type: ignore
+    """First position from ``start`` to ``stop`` whose sample is not before ``wanted``."""
+    while start < stop:
+        middle = (start + stop) // 2
+        if sample[middle] < wanted:
+            start = middle + 1
+        else:
+            stop = middle
+    return start

@@ -97,14 +97,14 @@ def solve_conflicts(
     if scores.shape[0] == 0 or scores.shape[1] == 0:
         return empty_spikes(scores)
     checks.check_finite(xp, scores)
-    limits = xp.clip(xp.round(limits * scale), 1, MOST_SCORE)
+    limits = xp.round(xp.clip(limits, 1.0 / scale, MOST_SCORE / scale) * scale)
     limits = xp.astype(limits, xp.int32)
     kernels = None if table is None else table.quantise(scale)
     settings: dict[str, Any] = {"exclusion_samples": exclusion_samples, "max_rounds": max_rounds}
     where: dict[str, int] = {"first_sample": first_sample, "start": start, "stop": stop}
     if choose_engine(engine, scores) == "numba":
         return solve_energy_compiled(scores, limits, table, kernels, scale, MOST_SCORE, **settings, **where)
-    fixed = xp.clip(xp.round(xp.astype(scores, xp.float32) * scale), -MOST_SCORE, MOST_SCORE)
+    fixed = xp.round(xp.clip(xp.astype(scores, xp.float32), -MOST_SCORE / scale, MOST_SCORE / scale) * scale)
     accepted, heights, _ = solve_rounds(
         xp.astype(fixed, xp.int32), limits, table=table, kernels=kernels, static=False, **settings
     )

@@ -66,6 +66,9 @@ def sliding_max(xp: Any, values: Array, width: int) -> Array:
 def maxima_around(xp: Any, values: Array, reach: int, fill: int) -> tuple[Array, Array]:
     """Maximum over the ``reach`` rows before, and after each row; ``fill`` beyond the ends."""
     length = values.shape[0]
+    if reach == 0:
+        nothing = xp.full(values.shape, fill, dtype=values.dtype, device=device(values))
+        return nothing, nothing
     padded = pad_time(xp, values, reach, reach, fill)  # (N + 2 reach, U)
     windows = sliding_max(xp, padded, reach)  # (N + reach + 1, U)
     return windows[:length, :], windows[reach + 1 : reach + 1 + length, :]
