@@ -194,7 +194,7 @@ def best_total_weight(nodes, exclusion):
     engine=st.sampled_from(["array", "numba"]),
 )
 def test_one_unit_reaches_half_the_optimum_at_least(gaps, seed, exclusion, engine):
-    # Any node of the optimum that was left out has an accepted rival at least as high; an accepted node is the
+    # A node of the optimum that was left out has an accepted rival at least as high; an accepted node is the
     # rival of at most two nodes of the optimum, one on either side. So the rounds reach half of it or more.
     samples = np.cumsum(gaps)
     weights = np.random.default_rng(seed).integers(1, 9, size=len(gaps))
@@ -211,7 +211,7 @@ def test_one_unit_reaches_half_the_optimum_at_least(gaps, seed, exclusion, engin
     engine=st.sampled_from(["array", "numba"]),
 )
 def test_one_unit_reaches_the_optimum_where_events_are_apart(sizes, seed, engine):
-    # Groups of peaks within the exclusion, further than it from each other: peaks of one event.
+    # Groups of peaks within the exclusion, further than it apart: peaks of one event.
     rng = np.random.default_rng(seed)
     exclusion, nodes = 8, []
     for group, size in enumerate(sizes):

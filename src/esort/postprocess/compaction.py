@@ -7,6 +7,7 @@ from typing import Any
 from array_api_compat import array_namespace, device
 
 from .checks import widest_integer
+from .rounds import true_places
 from .spikes import Spikes
 
 Array = Any
@@ -42,11 +43,12 @@ def collect_spikes(
             f"got up to {first_sample + stop}; for JAX set jax_enable_x64"
         )
     accepted, heights = accepted[start:stop, :], heights[start:stop, :]
-    sample, unit = xp.nonzero(accepted)  # row-major: by sample, then by unit
+    sample, unit, listed = true_places(xp, accepted)  # row-major: by sample, then by unit
     place = sample * accepted.shape[1] + unit
     height = xp.take(xp.reshape(heights, (-1,)), place)
+    count = int(xp.sum(xp.astype(listed, integer)))
     return Spikes(
-        sample_index=xp.astype(sample, integer) + (first_sample + start),
-        unit_index=xp.astype(unit, integer),
-        probability=xp.astype(height, xp.float32) * step,
+        sample_index=(xp.astype(sample, integer) + (first_sample + start))[:count],
+        unit_index=xp.astype(unit, integer)[:count],
+        probability=(xp.astype(height, xp.float32) * step)[:count],
     )

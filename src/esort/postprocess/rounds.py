@@ -96,6 +96,20 @@ def solve_rounds(
     return accepted, accepted_scores, live
 
 
+def true_places(xp: Any, mask: Array) -> tuple[Array, Array, Array]:
+    """Sample and unit of the True places of (N, U) in row-major order, and which entries are such places.
+
+    JAX compiles every operation for every shape: there the lists are filled up to a power of two.
+    """
+    if not is_jax_array(mask):
+        sample, unit = xp.nonzero(mask)
+        return sample, unit, xp.ones_like(sample, dtype=xp.bool)
+    count = int(xp.sum(mask))
+    size = 1 << max(6, (count - 1).bit_length())
+    sample, unit = xp.nonzero(mask, size=size, fill_value=0)
+    return sample, unit, xp.arange(size, device=device(mask)) < count
+
+
 def _beats_own_unit(xp: Any, weights: Array, reach: int) -> Array:
     if reach == 0:
         return xp.ones_like(weights, dtype=xp.bool)
@@ -130,7 +144,7 @@ def _beats_neighbours(xp: Any, weights: Array, _nodes: Array, table: ConflictTab
 def _beats_neighbours_listed(xp: Any, weights: Array, nodes: Array, table: ConflictTable) -> Array:
     num_samples, num_units = weights.shape
     before, after = maxima_around(xp, weights, table.reach_samples, BEYOND)
-    sample, unit = xp.nonzero(nodes)  # (S,) each
+    sample, unit, listed = true_places(xp, nodes)  # (S,) each
     others = xp.take(table.neighbours, unit, axis=0)  # (S, D)
     exists = others >= 0
     others = xp.where(exists, others, 0)
@@ -141,7 +155,7 @@ def _beats_neighbours_listed(xp: Any, weights: Array, nodes: Array, table: Confl
     ]
     won = (own > maxima[0]) & (own >= maxima[2])
     won = won & xp.where(others < unit[:, None], own > maxima[1], own >= maxima[1])
-    keep = xp.all(won | ~exists, axis=1)  # (S,)
+    keep = xp.all(won | ~exists, axis=1) & listed  # (S,)
     flat = xp.zeros((num_samples * num_units,), dtype=xp.int32, device=device(weights))
     flat = _subtract_at(xp, flat, sample * num_units + unit, xp.astype(keep, xp.int32))
     return xp.reshape(flat, weights.shape) < 0
@@ -174,7 +188,7 @@ def _lower(xp: Any, scores: Array, winners: Array, table: ConflictTable, kernels
 def _lower_listed(xp: Any, scores: Array, winners: Array, table: ConflictTable, kernels: Array) -> Array:
     num_samples, num_units = scores.shape
     reach = table.lag_samples
-    sample, unit = xp.nonzero(winners)  # (S,) each
+    sample, unit, listed = true_places(xp, winners)  # (S,) each
     lags = xp.arange(-reach, reach + 1, dtype=sample.dtype, device=device(scores))  # (2 L + 1,)
     flat = xp.reshape(scores, (-1,))  # (N U,)
     if is_numpy_array(flat) or is_cupy_array(flat):
@@ -188,6 +202,7 @@ def _lower_listed(xp: Any, scores: Array, winners: Array, table: ConflictTable, 
         amount = xp.take(kernels, xp.reshape(kernel, (-1,)), axis=0)  # (S D, 2 L + 1)
         when = sample[events][:, None, None] + lags[None, None, :]  # (S, 1, 2 L + 1)
         inside = (when >= 0) & (when < num_samples) & (others >= 0)[:, :, None]  # (S, D, 2 L + 1)
+        inside = inside & listed[events][:, None, None]
         amount = xp.where(inside, xp.reshape(amount, inside.shape), 0)
         place = xp.where(inside, when * num_units + others[:, :, None], 0)
         flat = _subtract_at(xp, flat, xp.reshape(place, (-1,)), xp.reshape(amount, (-1,)))
