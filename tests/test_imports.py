@@ -19,7 +19,7 @@ FLOORS = [
         "postprocess network labels probes tracker tracking",
         "recordings contacts formats preprocessing health prepared simulation windows examples matched card "
         "checkpoint footprints events",
-        "datamodule lightning learning calibration subject evaluation peers sorter report traces",
+        "datamodule lightning learning calibration training subject evaluation peers sorter report traces",
         "experiment",
     )
 ]
