@@ -116,6 +116,13 @@ def test_teacher_from_a_sorting_up_to_its_seconds(tmp_path):
     assert teacher.sorting(silent(), tmp_path / "work").get_num_units() == 3
 
 
+def test_units_with_too_few_spikes_teach_nothing(tmp_path, caplog):
+    path = save_sorting(tmp_path / "sorting", {"a": [10, 20, 30], "b": [5, 6], "late": [15_000] * 4})
+    teacher = Teacher(sorter="sorting", path=path, seconds=0.5, min_spikes=3)
+    assert teacher.spikes(silent(), tmp_path / "work")[2] == ("a",)
+    assert "with fewer than 3 spikes are left out: b (2)" in caplog.text
+
+
 def test_teacher_without_seconds_teaches_the_first_half():
     assert Teacher(sorter="lupin").stop_sample(silent(3.0)) == 30_000
     assert Teacher(sorter="lupin", seconds=60).stop_sample(silent(3.0)) == 60_000
@@ -129,6 +136,10 @@ def test_teacher_without_seconds_teaches_the_first_half():
         (
             {"sorter": "lupin", "path": "x"},
             "teacher.path is for teacher=sorting only, got teacher=lupin and 'x'",
+        ),
+        (
+            {"sorter": "lupin", "min_spikes": 0},
+            "teacher.min_spikes must be a whole number of at least 1, got 0",
         ),
         ({"sorter": "lupin", "seconds": 0}, "teacher.seconds must be a number above 0, got 0"),
         ({"sorter": "lupin", "seconds": "x"}, "teacher.seconds must be a number above 0, got 'x'"),
@@ -148,7 +159,7 @@ def test_teacher_that_does_not_fit_the_recording(tmp_path):
         ask({"a": [5, 20_000]})
     with pytest.raises(ValueError, match="sorting at 30000 Hz, but the recording has 20000 Hz"):
         ask({"a": [5]}, rate=30_000.0)
-    with pytest.raises(ValueError, match="has no spike in the first 0.1 s"):
+    with pytest.raises(ValueError, match="has no unit of 1 spikes or more in the first 0.1 s"):
         ask({"a": [15_000]}, seconds=0.1)
     with pytest.raises(FileNotFoundError, match="no sorting at /nowhere"):
         Teacher(sorter="sorting", path="/nowhere").check()

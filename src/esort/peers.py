@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import math
 import os
@@ -34,6 +35,9 @@ SORTERS = {
     "mountainsort5": "mountainsort5",
     "kilosort4": "kilosort",
 }
+
+# A unit that a sorter found must have this many spikes to be learned from.
+MIN_SPIKES = 5
 
 
 def run_sorter_on(
@@ -117,15 +121,14 @@ def run_sorter_on(
             raise ValueError(
                 f"{name} failed on {stretch}: {_reason(error)}; see {log if log.is_file() else folder}"
             ) from error
-    spikes = found.to_spike_vector()
+        spikes, unit_ids = found.to_spike_vector().copy(), np.asarray(found.unit_ids).copy()
+        # Some sorters complain when their shared memory is released: let that happen here, unheard.
+        del found, part
+        gc.collect()
     if spikes.size == 0:
         raise ValueError(f"{name} found no spike in {stretch} of the recording; see {folder}")
-    return NumpySorting.from_samples_and_labels(
-        [spikes["sample_index"] + start_sample],
-        [np.asarray(found.unit_ids)[spikes["unit_index"]]],
-        recording.sampling_frequency,
-        unit_ids=found.unit_ids,
-    )
+    spikes["sample_index"] += start_sample
+    return NumpySorting(spikes, recording.sampling_frequency, unit_ids)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +147,9 @@ class Teacher:
         Format of `path`.
     seed : int
         For the sorters that take one.
+    min_spikes : int, optional
+        Units with fewer spikes in that time are left out, with a warning. None: 5 for a sorter, which on
+        short recordings finds units of one or two spikes that are none, and 1 for "sorting".
 
     Raises
     ------
@@ -156,6 +162,7 @@ class Teacher:
     path: str | None = None
     format: str = "auto"
     seed: int = 0
+    min_spikes: int | None = None
 
     def __post_init__(self) -> None:
         names = [*SORTERS, "sorting"]
@@ -175,6 +182,11 @@ class Teacher:
             or seconds <= 0
         ):
             raise ValueError(f"teacher.seconds must be a number above 0, got {seconds!r}")
+
+        if self.min_spikes is not None and (isinstance(self.min_spikes, bool) or self.min_spikes < 1):
+            raise ValueError(
+                f"teacher.min_spikes must be a whole number of at least 1, got {self.min_spikes!r}"
+            )
 
     def check(self) -> None:
         """Find out early whether the teacher can be asked at all.
@@ -265,7 +277,7 @@ class Teacher:
         sample_index, unit_index : int64 arrays, shape (S,)
             In order of time, before `stop_sample`.
         unit_ids : tuple, length U
-            Units without a spike in that time are left out.
+            Units with fewer than `min_spikes` in that time are left out.
 
         Raises
         ------
@@ -276,9 +288,19 @@ class Teacher:
         sorting = self.sorting(recording, folder, stop_sample=stop)
         spikes = sorting.to_spike_vector()
         spikes = spikes[spikes["sample_index"] < stop]
+        fewest = self.min_spikes or (1 if self.sorter == "sorting" else MIN_SPIKES)
+        counts = np.bincount(spikes["unit_index"], minlength=len(sorting.unit_ids))
+        scarce = (counts > 0) & (counts < fewest)
+        if scarce.any():
+            names = ", ".join(
+                f"{unit_id} ({count})"
+                for unit_id, count in zip(sorting.unit_ids[scarce], counts[scarce], strict=True)
+            )
+            logger.warning("units of the teacher with fewer than %d spikes are left out: %s", fewest, names)
+            spikes = spikes[~scarce[spikes["unit_index"]]]
         if spikes.size == 0:
             raise ValueError(
-                f"teacher {self.path or self.sorter} has no spike in the first "
+                f"teacher {self.path or self.sorter} has no unit of {fewest} spikes or more in the first "
                 f"{stop / recording.sampling_frequency:g} s of the recording"
             )
         present, unit_index = np.unique(spikes["unit_index"], return_inverse=True)
