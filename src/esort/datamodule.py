@@ -1,0 +1,98 @@
+"""Examples for Lightning: the same batches for the same seed, wherever training was resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from esort.examples import SpikeExamples
+
+__all__ = ["SpikeDataModule"]
+
+_PHASES = {"train": 0, "val": 1}
+
+
+class _Batches(Dataset):
+    """Batches by number: batch i is a function of the seed and i alone."""
+
+    def __init__(self, examples: SpikeExamples, *, phase: str, batch_size: int, seed: int) -> None:
+        self.examples = examples
+        self.phase = phase
+        self.batch_size = batch_size
+        self.seed = seed
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        rng = np.random.default_rng([self.seed, _PHASES[self.phase], index])
+        batch = self.examples.batch(rng, self.batch_size)
+        return (
+            torch.from_numpy(batch.traces),  # (B, T, C)
+            torch.from_numpy(batch.targets),  # (B, U)
+            torch.from_numpy(batch.known),  # (B, U)
+        )
+
+
+class _EpochSampler(Sampler[int]):
+    """Numbers of the batches of one epoch; Lightning tells it the epoch, also after a resume."""
+
+    def __init__(self, num_batches: int) -> None:
+        self.num_batches = num_batches
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.epoch * self.num_batches, (self.epoch + 1) * self.num_batches))
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+
+class SpikeDataModule(pl.LightningDataModule):
+    """Batches of examples for training and validation.
+
+    Parameters
+    ----------
+    train, validation : SpikeExamples
+        Made from labelled spikes that do not overlap.
+    batch_size : int
+    batches_per_epoch : int
+    validation_batches : int
+        The same ones in each epoch.
+    seed : int
+    """
+
+    def __init__(
+        self,
+        train: SpikeExamples,
+        validation: SpikeExamples,
+        *,
+        batch_size: int,
+        batches_per_epoch: int,
+        validation_batches: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.train = train
+        self.validation = validation
+        self.batch_size = batch_size
+        self.batches_per_epoch = batches_per_epoch
+        self.validation_batches = validation_batches
+        self.seed = seed
+
+    def train_dataloader(self) -> DataLoader:
+        """Loader of the training batches."""
+        return self._loader(self.train, "train", _EpochSampler(self.batches_per_epoch))
+
+    def val_dataloader(self) -> DataLoader:
+        """Loader of the validation batches."""
+        return self._loader(self.validation, "val", range(self.validation_batches))
+
+    def _loader(self, examples: SpikeExamples, phase: str, sampler: Sampler[int] | range) -> DataLoader:
+        batches = _Batches(examples, phase=phase, batch_size=self.batch_size, seed=self.seed)
+        return DataLoader(batches, sampler=sampler, batch_size=None, num_workers=0)

@@ -1,0 +1,82 @@
+"""A head start from few labels: hidden features that are matched to the labelled units.
+
+In the backbone's temporal features a unit is told from everything else best by the linear discriminant
+Σ⁻¹ (μ_unit − μ_background), with Σ the covariance of the background (Fisher 1936). One hidden feature of
+each unit starts as its discriminant, and the head as the identity; training goes on from there.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from esort.examples import SpikeExamples
+from esort.network import DenseNetwork
+from esort.windows import cut_windows
+
+__all__ = ["start_from_labels"]
+
+_CHUNK = 500
+_BACKGROUND_WINDOWS = 6000
+_MAX_LABELS = 20000
+# Share of the mean variance that is added to the diagonal of the covariance.
+_SHRINKAGE = 0.1
+# A hidden feature is 1 at its unit's mean and 0 in the mean background, and silent below this.
+_OFFSET = 0.2
+_GAIN = 6.0
+_BIAS = -3.0
+
+
+@torch.no_grad()
+def start_from_labels(network: DenseNetwork, examples: SpikeExamples, rng: np.random.Generator) -> None:
+    """Set hidden features and head of a network, in place, from labelled windows and the background.
+
+    Units beyond the number of hidden features start with the others' discriminants mixed at random.
+
+    Parameters
+    ----------
+    network : DenseNetwork
+        Its temporal filters are used as they are.
+    examples : SpikeExamples
+        Its labelled spikes and unlabelled time.
+    rng : numpy.random.Generator
+        Draws the background windows.
+    """
+    network.eval()
+    background = _features(network, examples.background_windows(rng, _BACKGROUND_WINDOWS))  # (P, C · F)
+    labels = examples.labels
+    means = torch.zeros(labels.num_units, background.shape[1])  # (U, C · F)
+    for unit_index in range(labels.num_units):
+        of_unit = labels.sample_index[labels.unit_index == unit_index][: _MAX_LABELS // labels.num_units + 1]
+        means[unit_index] = _features(network, cut_windows(examples.traces, of_unit, examples.window)).mean(0)
+
+    difference = means - background.mean(0)  # (U, C · F)
+    covariance = torch.cov(background.T)  # (C · F, C · F)
+    covariance.diagonal().add_(_SHRINKAGE * covariance.diagonal().mean())
+    directions = torch.linalg.solve(covariance, difference.T).T  # (U, C · F)
+    directions /= (directions * difference).sum(1, keepdim=True)
+
+    count = min(labels.num_units, network.mixing.out_features)
+    network.mixing.weight[:count] = directions[:count]
+    hidden = background @ network.mixing.weight.T  # (P, H)
+    norm = network.mixing_norm
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean.copy_(hidden.mean(0))
+    norm.running_var.copy_(hidden.var(0))
+    norm.weight[:count] = norm.running_var[:count].sqrt()
+    norm.bias[:count] = -_OFFSET
+    network.head.weight *= 0.1
+    own = torch.arange(count)
+    network.head.weight[own, own] = _GAIN
+    network.head.bias.fill_(_BIAS)
+
+
+def _features(network: DenseNetwork, windows: np.ndarray) -> Tensor:
+    """Temporal features of single windows, (P, T, C) to (P, C · F)."""
+    parts = [
+        network.temporal(torch.from_numpy(windows[begin : begin + _CHUNK]))[:, 0]
+        for begin in range(0, len(windows), _CHUNK)
+    ]
+    return torch.cat(parts)

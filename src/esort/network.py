@@ -1,0 +1,239 @@
+"""Networks that turn traces into one logit per sample and unit.
+
+Shapes, in one alphabet: B batch, T time samples of the input, W samples of the network's window, C channels,
+F features, H hidden features, U units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+__all__ = ["NETWORKS", "DenseNetwork", "NetworkSpec", "SpikeNetwork", "build_network"]
+
+# The head starts with the belief that a unit fires in one window of fifty.
+_PRIOR_LOGIT = -4.0
+
+
+class SpikeNetwork(nn.Module):
+    """What every network of the family has in common.
+
+    A network sees a window of `window_samples` at a time, on all channels, and says for each unit whether
+    one of its spikes has its peak `peak_offset_samples` after the window's start. Given more samples than a
+    window it does so for each window (stride of one sample).
+
+    Parameters
+    ----------
+    num_channels, num_units, window_samples, peak_offset_samples : int
+    """
+
+    def __init__(
+        self, *, num_channels: int, num_units: int, window_samples: int, peak_offset_samples: int
+    ) -> None:
+        super().__init__()
+        for name, value in (("num_channels", num_channels), ("num_units", num_units)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 0 <= peak_offset_samples < window_samples:
+            raise ValueError(
+                f"the peak must lie inside the window's {window_samples} samples, got {peak_offset_samples}"
+            )
+        self.num_channels = num_channels
+        self.num_units = num_units
+        self.window_samples = window_samples
+        self.peak_offset_samples = peak_offset_samples
+
+    def forward(self, traces: Tensor) -> Tensor:
+        """Return logits.
+
+        Parameters
+        ----------
+        traces : float tensor, shape (B, T, C)
+            In units of the noise level; T >= W.
+
+        Returns
+        -------
+        float tensor, shape (B, T - W + 1, U)
+        """
+        raise NotImplementedError
+
+    def parameters_of_head(self) -> list[nn.Parameter]:
+        """Parameters that belong to the units of one recording."""
+        raise NotImplementedError
+
+    def backbone(self) -> dict[str, Tensor]:
+        """Weights that know no unit, for other recordings to start from."""
+        raise NotImplementedError
+
+    def load_backbone(self, weights: Mapping[str, Tensor]) -> list[str]:
+        """Start from a backbone; parts that do not fit this probe stay as they are.
+
+        Returns
+        -------
+        list of str
+            Names of the weights that were taken.
+        """
+        own = self.backbone()
+        taken = [name for name, value in weights.items() if name in own and own[name].shape == value.shape]
+        self.load_state_dict({name: weights[name] for name in taken}, strict=False)
+        return taken
+
+    def folded(self) -> SpikeNetwork:
+        """Return a copy for inference, its normalisation folded into the weights."""
+        raise NotImplementedError
+
+
+class DenseNetwork(SpikeNetwork):
+    """The published design: shared temporal filters, dense spatial mixing, one sigmoid per unit.
+
+    Temporal filters over the whole window run on every channel alike (1 to 8 features, then 8 to 16), each
+    with batch normalisation and ReLU; all features of all channels are mixed to 256 hidden features; each
+    unit is a linear function of these. Several units may fire at once. After Han & Wang, arXiv 2409.13067.
+
+    Parameters
+    ----------
+    temporal_features : pair of int
+        Features of the two temporal layers.
+    hidden_features : int
+        Features after the mixing.
+    **sizes
+        See `SpikeNetwork`.
+    """
+
+    def __init__(
+        self, *, temporal_features: Sequence[int] = (8, 16), hidden_features: int = 256, **sizes: int
+    ) -> None:
+        super().__init__(**sizes)
+        first, second = temporal_features
+        self.filters = nn.Conv2d(1, first, (self.window_samples, 1), bias=False)
+        self.filters_norm = nn.BatchNorm2d(first)
+        self.features = nn.Conv2d(first, second, 1, bias=False)
+        self.features_norm = nn.BatchNorm2d(second)
+        self.mixing = nn.Linear(self.num_channels * second, hidden_features, bias=False)
+        self.mixing_norm = nn.BatchNorm1d(hidden_features)
+        self.head = nn.Linear(hidden_features, self.num_units)
+        nn.init.constant_(self.head.bias, _PRIOR_LOGIT)
+
+    def forward(self, traces: Tensor) -> Tensor:
+        """See `SpikeNetwork.forward`."""
+        return self.head(self.hidden(self.temporal(traces)))  # (B, T - W + 1, U)
+
+    def temporal(self, traces: Tensor) -> Tensor:
+        """Return the temporal features of each channel, shape (B, T - W + 1, C · F)."""
+        x = traces.unsqueeze(1)  # (B, 1, T, C)
+        x = functional.relu(self.filters_norm(self.filters(x)))  # (B, F, T - W + 1, C)
+        x = functional.relu(self.features_norm(self.features(x)))  # (B, F, T - W + 1, C)
+        return x.permute(0, 2, 3, 1).flatten(2)  # (B, T - W + 1, C · F)
+
+    def hidden(self, features: Tensor) -> Tensor:
+        """Mix over channels: (B, T', C · F) to (B, T', H)."""
+        x = self.mixing(features)  # (B, T', H)
+        if isinstance(self.mixing_norm, nn.BatchNorm1d):
+            x = self.mixing_norm(x.flatten(0, 1)).view_as(x)  # (B, T', H)
+        return functional.relu(x)
+
+    def parameters_of_head(self) -> list[nn.Parameter]:
+        """See `SpikeNetwork.parameters_of_head`."""
+        return list(self.head.parameters())
+
+    def backbone(self) -> dict[str, Tensor]:
+        """See `SpikeNetwork.backbone`."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("head.")}
+
+    def folded(self) -> DenseNetwork:
+        """See `SpikeNetwork.folded`."""
+        copy = DenseNetwork(**_parameters_of(self))
+        copy.load_state_dict(self.state_dict())
+        copy.eval()
+        copy.filters = fuse_conv_bn_eval(copy.filters, copy.filters_norm)
+        copy.features = fuse_conv_bn_eval(copy.features, copy.features_norm)
+        copy.mixing = fuse_linear_bn_eval(copy.mixing, copy.mixing_norm)
+        copy.filters_norm = copy.features_norm = copy.mixing_norm = nn.Identity()  # type: ignore[assignment]
+        return copy
+
+
+def _parameters_of(network: DenseNetwork) -> dict[str, Any]:
+    return {
+        "num_channels": network.num_channels,
+        "num_units": network.num_units,
+        "window_samples": network.window_samples,
+        "peak_offset_samples": network.peak_offset_samples,
+        "temporal_features": (network.filters.out_channels, network.features.out_channels),
+        "hidden_features": network.mixing.out_features,
+    }
+
+
+NETWORKS: dict[str, type[SpikeNetwork]] = {"dense": DenseNetwork}
+"""Networks by name; a checkpoint's card names one of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSpec:
+    """Choice of a network, before the probe, the rate and the units are known.
+
+    Parameters
+    ----------
+    name : str
+        One of `NETWORKS`.
+    window_ms : float
+        Length of the window.
+    peak_ms : float
+        Where in the window the peak of a spike lies.
+    parameters : mapping
+        Other hyper-parameters of the network.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or the times do not fit.
+    """
+
+    name: str = "dense"
+    window_ms: float = 1.875
+    peak_ms: float = 0.75
+    parameters: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in NETWORKS:
+            raise ValueError(f"model must be one of {', '.join(NETWORKS)}, got {self.name!r}")
+        if not 0.5 <= self.window_ms <= 20:
+            raise ValueError(f"window_ms must be in [0.5, 20], got {self.window_ms!r}")
+        if not 0 <= self.peak_ms < self.window_ms:
+            raise ValueError(f"peak_ms must be in [0, window_ms={self.window_ms}), got {self.peak_ms!r}")
+
+    def hyper_parameters(
+        self, *, sampling_frequency: float, num_channels: int, num_units: int
+    ) -> dict[str, Any]:
+        """Return the keywords for `build_network`: plain values, as a card keeps them."""
+        return {
+            "num_channels": num_channels,
+            "num_units": num_units,
+            "window_samples": round(self.window_ms * sampling_frequency / 1000),
+            "peak_offset_samples": round(self.peak_ms * sampling_frequency / 1000),
+            **{name: _plain(value) for name, value in (self.parameters or {}).items()},
+        }
+
+
+def build_network(name: str, parameters: Mapping[str, Any]) -> SpikeNetwork:
+    """Build a network by name from plain values.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or the values do not fit the network.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {name!r}")
+    try:
+        return NETWORKS[name](**parameters)
+    except TypeError as error:
+        raise ValueError(f"network {name} does not take these hyper-parameters: {error}") from None
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value

@@ -1,0 +1,151 @@
+"""Traces as a network takes them: filtered, channels in the network's order, in units of the noise level."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from esort.files import write_atomically
+from esort.health import check_finite
+from esort.preprocessing import Preprocessing, noise_levels_uv
+
+if TYPE_CHECKING:
+    from spikeinterface.core import BaseRecording
+
+__all__ = ["PreparedRecording", "prepare"]
+
+# Longer blocks waste less of the filter's margin, shorter ones need less memory.
+_BLOCK_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedRecording:
+    """A recording behind filter and scaling.
+
+    Parameters
+    ----------
+    raw : BaseRecording
+        As stored, channels in the network's order.
+    filtered : BaseRecording
+        The same behind the filter, lazily.
+    preprocessing : Preprocessing
+        What lies between them.
+    noise_level_uv : float64 array, shape (C,)
+        By which the traces are divided.
+    """
+
+    raw: BaseRecording
+    filtered: BaseRecording
+    preprocessing: Preprocessing
+    noise_level_uv: np.ndarray
+
+    @property
+    def sampling_frequency(self) -> float:
+        """In Hz."""
+        return float(self.raw.sampling_frequency)
+
+    @property
+    def num_samples(self) -> int:
+        """Length of the recording."""
+        return int(self.raw.get_num_samples())
+
+    @property
+    def num_channels(self) -> int:
+        """Number of channels."""
+        return int(self.raw.get_num_channels())
+
+    def traces(self, start_sample: int, stop_sample: int) -> np.ndarray:
+        """Read a stretch.
+
+        Returns
+        -------
+        float32 array, shape (stop_sample - start_sample, C)
+            In units of the noise level.
+
+        Raises
+        ------
+        ValueError
+            If the stored traces hold a NaN or an infinity; it says where.
+        """
+        if np.dtype(self.raw.dtype).kind == "f":
+            # The filter spreads one NaN over the whole stretch, so look for it in front of the filter.
+            stored = self.raw.get_traces(start_frame=start_sample, end_frame=stop_sample)
+            check_finite(stored, start_sample, self.raw.channel_ids)
+        traces = self.filtered.get_traces(start_frame=start_sample, end_frame=stop_sample)
+        return traces / self.noise_level_uv.astype(np.float32)
+
+    def memory_map(
+        self, path: str | os.PathLike[str], *, stop_sample: int, num_workers: int = 2
+    ) -> np.ndarray:
+        """Write the traces of [0, stop_sample) to a file and return them as a read-only memory map.
+
+        Returns
+        -------
+        float32 array, shape (stop_sample, C)
+        """
+        shape = (stop_sample, self.num_channels)
+        with write_atomically(Path(path)) as partial:
+            out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+            with ThreadPoolExecutor(num_workers) as pool:
+                list(pool.map(lambda block: self._write(out, *block), self._blocks(stop_sample)))
+            out.flush()
+        return np.load(path, mmap_mode="r")
+
+    def _write(self, out: np.ndarray, start_sample: int, stop_sample: int) -> None:
+        out[start_sample:stop_sample] = self.traces(start_sample, stop_sample)
+
+    def _blocks(self, stop_sample: int) -> Iterator[tuple[int, int]]:
+        length = round(_BLOCK_S * self.sampling_frequency)
+        for start in range(0, stop_sample, length):
+            yield start, min(stop_sample, start + length)
+
+
+def prepare(
+    recording: BaseRecording,
+    preprocessing: Preprocessing,
+    *,
+    noise_level_uv: np.ndarray | None = None,
+    noise_stop_sample: int | None = None,
+    channel_order: np.ndarray | None = None,
+    seed: int = 0,
+) -> PreparedRecording:
+    """Put a recording behind filter and scaling.
+
+    Parameters
+    ----------
+    recording : BaseRecording
+    preprocessing : Preprocessing
+    noise_level_uv : array, shape (C,), optional
+        As measured before; otherwise measured here, on [0, `noise_stop_sample`).
+    noise_stop_sample : int, optional
+        By default the whole recording may be looked at.
+    channel_order : int array, shape (C,), optional
+        Which channels to take, in the network's order.
+    seed : int
+        Where the noise is measured.
+
+    Raises
+    ------
+    ValueError
+        If the band does not fit the rate, or the recording is too short for the filter.
+    """
+    if channel_order is not None and not np.array_equal(
+        channel_order, np.arange(recording.get_num_channels())
+    ):
+        recording = recording.select_channels(recording.channel_ids[channel_order])
+    resolved = preprocessing.resolve(recording)
+    filtered = resolved.apply(recording)
+    if noise_level_uv is None:
+        noise_level_uv = noise_levels_uv(filtered, stop_sample=noise_stop_sample, seed=seed)
+    return PreparedRecording(
+        raw=recording,
+        filtered=filtered,
+        preprocessing=resolved,
+        noise_level_uv=np.asarray(noise_level_uv, dtype=np.float64),
+    )
