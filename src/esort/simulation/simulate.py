@@ -33,8 +33,8 @@ GAIN_TO_UV = 0.1
 
 _LAST_FILE = "spec.json"  # written last: a folder without it is not whole
 # Measured on one core: seconds per second of recording, per channel and per unit, for the expectation logged.
-_SECONDS_PER_CHANNEL_SECOND = 0.0025
-_SECONDS_PER_UNIT_SECOND = 0.004
+_SECONDS_PER_CHANNEL_SECOND = 0.003
+_SECONDS_PER_UNIT_SECOND = 0.005
 
 
 @dataclass(frozen=True, eq=False)
