@@ -4,7 +4,8 @@ This part of the package needs array-api-compat alone; NumPy, PyTorch, JAX or Cu
 """
 
 from .conflicts import conflict_margin_samples, solve_conflicts
-from .detect import accept_mask, detect_in_chunks, detect_spikes, margin_samples
+from .detect import accept_mask, detect_in_chunks, detect_spikes
+from .reach import margin_samples
 from .spikes import Spikes, join_chunks
 from .table import ConflictTable
 

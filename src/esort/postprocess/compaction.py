@@ -36,12 +36,7 @@ def collect_spikes(
         A sample index that does not fit: JAX without 64-bit integers, beyond 2 ** 31.
     """
     xp = array_namespace(accepted)
-    integer = widest_integer(xp, accepted)
-    if first_sample + stop > xp.iinfo(integer).max:
-        raise ValueError(
-            f"sample indices must be below {xp.iinfo(integer).max} in a library without 64-bit integers, "
-            f"got up to {first_sample + stop}; for JAX set jax_enable_x64"
-        )
+    integer = _index_dtype(xp, accepted, first_sample + stop)
     accepted, heights = accepted[start:stop, :], heights[start:stop, :]
     sample, unit, listed = true_places(xp, accepted)  # row-major: by sample, then by unit
     place = sample * accepted.shape[1] + unit
@@ -52,3 +47,38 @@ def collect_spikes(
         unit_index=xp.astype(unit, integer)[:count],
         probability=(xp.astype(height, xp.float32) * step)[:count],
     )
+
+
+def list_spikes(
+    sample: Array,
+    unit: Array,
+    heights: Array,
+    accepted: Array,
+    step: float,
+    *,
+    first_sample: int,
+    start: int,
+    stop: int,
+) -> Spikes:
+    """Keep the accepted nodes of rows ``start`` to ``stop``, sorted by sample, then unit."""
+    xp = array_namespace(sample)
+    integer = _index_dtype(xp, sample, first_sample + stop)
+    (kept,) = xp.nonzero(accepted & (sample >= start) & (sample < stop))
+    sample, unit, heights = (xp.take(column, kept) for column in (sample, unit, heights))
+    width = int(xp.max(unit)) + 1 if unit.shape[0] else 1
+    order = xp.argsort(sample * width + unit)
+    return Spikes(
+        sample_index=xp.astype(xp.take(sample, order), integer) + first_sample,
+        unit_index=xp.astype(xp.take(unit, order), integer),
+        probability=xp.astype(xp.take(heights, order), xp.float32) * step,
+    )
+
+
+def _index_dtype(xp: Any, like: Array, most: int) -> Any:
+    integer = widest_integer(xp, like)
+    if most > xp.iinfo(integer).max:
+        raise ValueError(
+            f"sample indices must be below {xp.iinfo(integer).max} in a library without 64-bit integers, "
+            f"got up to {most}; for JAX set jax_enable_x64"
+        )
+    return integer

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from array_api_compat import array_namespace, is_torch_array
+from array_api_compat import array_namespace, is_jax_array, is_torch_array
 
 from . import checks
-from .compaction import collect_spikes, empty_spikes
+from .compaction import collect_spikes, empty_spikes, list_spikes
 from .engine import choose_engine, detect_compiled
+from .reach import exclusion_samples, margin_samples, smoothing_half_width
 from .rounds import solve_rounds
 from .sliding import smooth
+from .sparse import find_nodes, solve_nodes
 from .spikes import Spikes
 from .table import ConflictTable, scale_for
 
 Array = Any
-MOST_HALF_WIDTH = 1024  # of the smoothing, so that ten bits are left for a probability
 MOST_BITS = 24
 
 
@@ -112,27 +112,23 @@ def detect_spikes(
 
     where = {"first_sample": first_sample, "start": start, "stop": stop}
     scale = score_scale(half_width, exclusion, conflicts)
+    unit_scale = scale / half_width**2
+    integer_limits = _integer_limits(xp, limits, unit_scale, half_width)
+    rounds = {"exclusion_samples": exclusion, "max_rounds": max_rounds}
     if choose_engine(engine, probabilities) == "numba":
-        return detect_compiled(
-            probabilities,
-            _integer_limits(xp, limits, scale / half_width**2, half_width),
-            conflicts,
-            half_width=half_width,
-            unit_scale=scale / half_width**2,
-            exclusion_samples=exclusion,
-            max_rounds=max_rounds,
-            num_threads=num_threads,
-            **where,
-        )
+        settings: dict[str, Any] = {
+            "half_width": half_width,
+            "unit_scale": unit_scale,
+            "num_threads": num_threads,
+        }
+        return detect_compiled(probabilities, integer_limits, conflicts, **settings, **rounds, **where)
     checks.check_probabilities(xp, probabilities)
+    if conflicts is None and not is_jax_array(probabilities):  # JAX compiles anew for every number of nodes
+        nodes = find_nodes(probabilities, integer_limits, half_width, unit_scale)
+        won = solve_nodes(*nodes, num_samples=probabilities.shape[0], **rounds)
+        return list_spikes(*nodes, won, 1.0 / scale, **where)
     accepted, heights, _ = accept_mask(
-        probabilities,
-        limits,
-        half_width_samples=half_width,
-        exclusion_samples=exclusion,
-        max_rounds=max_rounds,
-        conflicts=conflicts,
-        static=False,
+        probabilities, limits, half_width_samples=half_width, conflicts=conflicts, static=False, **rounds
     )
     return collect_spikes(accepted, heights, 1.0 / scale, **where)
 
@@ -189,58 +185,12 @@ def _integer_limits(xp: Any, thresholds: Array, unit_scale: float, half_width: i
     return xp.maximum(limits, xp.ones_like(limits)) * half_width**2
 
 
-def smoothing_half_width(sampling_frequency: float, smoothing_ms: float) -> int:
-    """Samples from the centre of the kernel to its first zero: (taps + 1) / 2.
-
-    Raises
-    ------
-    ValueError
-        A rate that is not positive, a width that is negative or wider than 2047 samples.
-    """
-    if not (math.isfinite(sampling_frequency) and sampling_frequency > 0):
-        raise ValueError(f"sampling_frequency must be a positive number of Hz, got {sampling_frequency}")
-    if not (math.isfinite(smoothing_ms) and smoothing_ms >= 0):
-        raise ValueError(f"smoothing_ms must be at least 0, got {smoothing_ms}")
-    # Just above a whole number of samples, 0.5 ms at 30 kHz must not lose one to rounding.
-    half_width = max(1, math.floor((smoothing_ms * sampling_frequency / 1000.0 + 1.0) / 2.0 + 1e-9))
-    if half_width > MOST_HALF_WIDTH:
-        raise ValueError(
-            f"smoothing_ms must span at most {2 * MOST_HALF_WIDTH - 1} samples, got {smoothing_ms} ms at "
-            f"{sampling_frequency} Hz"
-        )
-    return half_width
-
-
-def exclusion_samples(sampling_frequency: float, refractory_ms: float) -> int:
-    """Least distance of two spikes of one unit in samples, at least 1."""
-    if not (math.isfinite(refractory_ms) and refractory_ms >= 0):
-        raise ValueError(f"refractory_ms must be at least 0, got {refractory_ms}")
-    return max(1, round(refractory_ms * sampling_frequency / 1000.0))
-
-
 def score_scale(half_width: int, exclusion: int, conflicts: ConflictTable | None) -> float:
     """Integer steps to a smoothed probability of 1: a power of two times ``half_width ** 2``."""
     largest = float(half_width**2)
     if conflicts is not None:
         largest *= 1.0 + conflicts.lowering_bound(exclusion)
     return min(2.0**MOST_BITS, scale_for(largest)) * half_width**2
-
-
-def margin_samples(
-    sampling_frequency: float,
-    *,
-    smoothing_ms: float = 0.5,
-    refractory_ms: float = 1.0,
-    conflicts: ConflictTable | None = None,
-    max_rounds: int = 16,
-) -> int:
-    """Samples on each side that decide whether a sample is a spike; the proof is in `detect_spikes`."""
-    half_width = smoothing_half_width(sampling_frequency, smoothing_ms)
-    reach = exclusion_samples(sampling_frequency, refractory_ms) - 1
-    if conflicts is not None:
-        reach = max(reach, conflicts.reach_samples)
-    checks.check_count("max_rounds", max_rounds, least=1)
-    return (2 * reach + 1) * max_rounds - reach + half_width - 1
 
 
 def detect_in_chunks(
