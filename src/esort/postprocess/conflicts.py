@@ -99,7 +99,7 @@ def solve_conflicts(
     checks.check_finite(xp, scores)
     limits = xp.round(xp.clip(limits, 1.0 / scale, MOST_SCORE / scale) * scale)
     limits = xp.astype(limits, xp.int32)
-    kernels = None if table is None else table.quantise(scale)
+    kernels = None if table is None else table.quantise_once(scale)
     settings: dict[str, Any] = {"exclusion_samples": exclusion_samples, "max_rounds": max_rounds}
     where: dict[str, int] = {"first_sample": first_sample, "start": start, "stop": stop}
     if choose_engine(engine, scores) == "numba":

@@ -67,7 +67,7 @@ def detect_compiled(
     if conflicts is not None and conflicts.kernels is not None:
         checks.check_probabilities(xp, probabilities)
         scores = smooth(np.round(values * np.float32(steps)).astype(np.int32), half)
-        kernels = conflicts.quantise(steps * half**2)
+        kernels = conflicts.quantise_once(steps * half**2)
         fixed = np.ascontiguousarray(scores.T)  # (U, N)
         step = 1.0 / (steps * half**2)
         return solve_fixed_compiled(probabilities, fixed, limits, conflicts, kernels, step, **rounds, **where)

@@ -11,7 +11,7 @@ from array_api_compat import array_namespace
 Array = Any  # an array of any library that array-api-compat knows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Spikes:
     """Detected spikes, sorted by sample, then by unit.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from array_api_compat import array_namespace, device
@@ -45,6 +45,7 @@ class ConflictTable:
     has_exclusive: bool
     max_kernel: float
     max_lowering: float  # of one unit's score by one spike of each neighbour
+    _quantised: dict[float, Array] = field(default_factory=dict, repr=False)
 
     @property
     def max_degree(self) -> int:
@@ -181,6 +182,13 @@ class ConflictTable:
         rounded = xp.astype(xp.round(self.kernels * scale), xp.int32)
         zeros = xp.zeros((1, rounded.shape[1]), dtype=xp.int32, device=device(rounded))
         return xp.concat([rounded, zeros])
+
+    def quantise_once(self, scale: float) -> Array | None:
+        """Do as `quantise` and keep the result for the next chunk; not while a compiler traces the call."""
+        if self.kernels is not None and scale not in self._quantised:
+            self._quantised.clear()
+            self._quantised[scale] = self.quantise(scale)
+        return self._quantised.get(scale)
 
     def lowering_bound(self, exclusion_samples: int) -> float:
         """No score can be lowered, or raised, by more than this, however many spikes are accepted around it.
