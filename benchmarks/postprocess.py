@@ -207,7 +207,7 @@ def run_memory(duration_s, detect, options):
 
 
 def near_templates(spread):
-    """Two units of near shape on four contacts, norms 10 to 12 times the noise; more ``spread``, less alike."""
+    """Two units of near shape on four contacts, norms of 10 to 12; more ``spread``, less alike."""
     time_ms = (np.arange(64) - 32) / (RATE_HZ / 1000.0)
     shape = -np.exp(-0.5 * (time_ms / 0.12) ** 2) + 0.4 * np.exp(-0.5 * ((time_ms - 0.35) / 0.22) ** 2)
     other = -np.exp(-0.5 * (time_ms / 0.15) ** 2) + 0.3 * np.exp(-0.5 * ((time_ms - 0.40) / 0.25) ** 2)
