@@ -327,7 +327,8 @@ def check(bank_file: Path, files: list[str]) -> None:
                     f"rms error {np.median(chosen[:, 1]):.2f} uV (worst {chosen[:, 1].max():.2f}); "
                     f"largest error / amplitude: median {100 * np.median(chosen[:, 2]):.1f} % "
                     f"(worst {100 * chosen[:, 2].max():.1f} %); "
-                    f"against a {CONTACT_SIDE_UM:g} um square contact: median {100 * np.median(chosen[:, 3]):.1f} % (worst {100 * chosen[:, 3].max():.1f} %)"
+                    f"against a {CONTACT_SIDE_UM:g} um square contact: "
+                    f"median {100 * np.median(chosen[:, 3]):.1f} % (worst {100 * chosen[:, 3].max():.1f} %)"
                 )
 
 

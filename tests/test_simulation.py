@@ -246,7 +246,7 @@ def test_digest_does_not_depend_on_how_the_same_thing_is_said():
 def test_default_number_of_units():
     assert tetrode(num_units=None).resolved_num_units == 6
     assert SimulationSpec(probe=SHANK).resolved_num_units == 6
-    assert SimulationSpec(probe=ProbeSpec(name="neuropixels")).resolved_num_units == 270
+    assert SimulationSpec(probe=ProbeSpec(name="neuropixels")).resolved_num_units == 264
 
 
 def test_half_written_folder_is_made_anew(tmp_path, caplog):

@@ -13,6 +13,7 @@ from esort.simulation.spec import SimulationSpec
 __all__ = ["Population", "far_population", "place_population"]
 
 _TRIALS_PER_TEMPLATE = 32
+_PASSES = 4
 _NEAREST_CONTACTS = 24
 _UPSAMPLE = 10
 
@@ -189,9 +190,13 @@ def place_population(
     for cell_type, wanted in (("E", num_excitatory), ("I", num_units - num_excitatory)):
         candidates = rng.permutation(pool[bank.cell_types[pool] == cell_type])
         num_placed = 0
-        for template in candidates:
+        used: set[int] = set()
+        # A template that found no place at once may find one at a later try.
+        for template in np.tile(candidates, _PASSES):
             if num_placed == wanted:
                 break
+            if int(template) in used:
+                continue
             somata = np.column_stack(
                 [
                     rng.uniform(low, high, size=(_TRIALS_PER_TEMPLATE, 2)),
@@ -212,6 +217,7 @@ def place_population(
             trough = _troughs(bank, np.full(len(somata), template), relative).max(axis=1)
             fits = np.flatnonzero((trough >= spec.min_amplitude_uv) & (trough <= spec.max_amplitude_uv))
             if len(fits):
+                used.add(int(template))
                 templates.append(int(template))
                 places.append(somata[fits[0]])
                 mirrors.append(float(mirror))

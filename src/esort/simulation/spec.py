@@ -22,9 +22,9 @@ DRIFT_KINDS = ("none", "slow", "fast", "nonrigid")
 FORMAT_VERSION = 1
 """Raise it when the same spec makes other bytes than before: cached recordings are then made anew."""
 
-_DEFAULT_NUM_UNITS = {"neuropixels": 270, "neuropixels128": 90, "neuronexus32": 20, "tetrode": 6}
+_DEFAULT_NUM_UNITS = {"neuropixels": 264, "neuropixels128": 90, "neuronexus32": 20, "tetrode": 6}
 _UNITS_PER_CHANNEL = 0.7
-_MAX_DEFAULT_NUM_UNITS = 270
+_MAX_DEFAULT_NUM_UNITS = 264
 
 
 def _check_number(name: str, value: Any, low: float, high: float, unit: str = "") -> None:
@@ -116,7 +116,7 @@ class SimulationSpec:
     drift : DriftSpec, default none
     duration_s : float, default 60
     num_units : int, optional
-        Default 270, 90, 20 and 6 for the named probes, else 0.7 per contact (at most 270).
+        Default 264, 90, 20 and 6 for the named probes, else 0.7 per contact (at most 264).
     split : str, default "source"
         Half of the template bank to draw from: "source" or "target". No template is in both.
     disjoint_cell_models : bool, default False
