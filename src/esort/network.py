@@ -10,14 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 __all__ = ["NETWORKS", "DenseNetwork", "NetworkSpec", "SpikeNetwork", "build_network"]
 
 # The head starts with the belief that a unit fires in one window of fifty.
 _PRIOR_LOGIT = -4.0
+# Outputs per block of a filter bank: longer blocks copy less and multiply more zeros.
+_FILTER_BLOCK = 16
 
 
 class SpikeNetwork(nn.Module):
@@ -110,10 +113,10 @@ class DenseNetwork(SpikeNetwork):
     ) -> None:
         super().__init__(**sizes)
         first, second = temporal_features
-        self.filters = nn.Conv2d(1, first, (self.window_samples, 1), bias=False)
-        self.filters_norm = nn.BatchNorm2d(first)
-        self.features = nn.Conv2d(first, second, 1, bias=False)
-        self.features_norm = nn.BatchNorm2d(second)
+        self.filters = nn.Linear(self.window_samples, first, bias=False)
+        self.filters_norm = nn.BatchNorm1d(first)
+        self.features = nn.Linear(first, second, bias=False)
+        self.features_norm = nn.BatchNorm1d(second)
         self.mixing = nn.Linear(self.num_channels * second, hidden_features, bias=False)
         self.mixing_norm = nn.BatchNorm1d(hidden_features)
         self.head = nn.Linear(hidden_features, self.num_units)
@@ -125,17 +128,14 @@ class DenseNetwork(SpikeNetwork):
 
     def temporal(self, traces: Tensor) -> Tensor:
         """Return the temporal features of each channel, shape (B, T - W + 1, C · F)."""
-        x = traces.unsqueeze(1)  # (B, 1, T, C)
-        x = functional.relu(self.filters_norm(self.filters(x)))  # (B, F, T - W + 1, C)
-        x = functional.relu(self.features_norm(self.features(x)))  # (B, F, T - W + 1, C)
-        return x.permute(0, 2, 3, 1).flatten(2)  # (B, T - W + 1, C · F)
+        x = filter_bank(traces, self.filters.weight)  # (B, T - W + 1, C, F)
+        x = functional.relu(_normalised(self.filters_norm, x, self.filters.bias))
+        x = functional.relu(_normalised(self.features_norm, self.features(x)))  # (B, T - W + 1, C, F)
+        return x.flatten(2)  # (B, T - W + 1, C · F)
 
     def hidden(self, features: Tensor) -> Tensor:
         """Mix over channels: (B, T', C · F) to (B, T', H)."""
-        x = self.mixing(features)  # (B, T', H)
-        if isinstance(self.mixing_norm, nn.BatchNorm1d):
-            x = self.mixing_norm(x.flatten(0, 1)).view_as(x)  # (B, T', H)
-        return functional.relu(x)
+        return functional.relu(_normalised(self.mixing_norm, self.mixing(features)))  # (B, T', H)
 
     def parameters_of_head(self) -> list[nn.Parameter]:
         """See `SpikeNetwork.parameters_of_head`."""
@@ -150,11 +150,47 @@ class DenseNetwork(SpikeNetwork):
         copy = DenseNetwork(**_parameters_of(self))
         copy.load_state_dict(self.state_dict())
         copy.eval()
-        copy.filters = fuse_conv_bn_eval(copy.filters, copy.filters_norm)
-        copy.features = fuse_conv_bn_eval(copy.features, copy.features_norm)
-        copy.mixing = fuse_linear_bn_eval(copy.mixing, copy.mixing_norm)
-        copy.filters_norm = copy.features_norm = copy.mixing_norm = nn.Identity()  # type: ignore[assignment]
+        for layer in ("filters", "features", "mixing"):
+            fused = fuse_linear_bn_eval(getattr(copy, layer), getattr(copy, f"{layer}_norm"))
+            setattr(copy, layer, fused)
+            setattr(copy, f"{layer}_norm", nn.Identity())
         return copy
+
+
+def filter_bank(traces: Tensor, weights: Tensor) -> Tensor:
+    """Correlate every channel with a bank of filters, as one matrix product over blocks of time.
+
+    A block of n outputs needs W + n - 1 samples; the filters stand n times in a banded matrix, shifted by one
+    sample each. On CPUs that is several times faster than a convolution with a single input channel.
+
+    Parameters
+    ----------
+    traces : float tensor, shape (B, T, C)
+    weights : float tensor, shape (F, W)
+
+    Returns
+    -------
+    float tensor, shape (B, T - W + 1, C, F)
+    """
+    num_filters, window = weights.shape
+    num_outputs = traces.shape[1] - window + 1
+    block = min(_FILTER_BLOCK, num_outputs)
+    num_blocks = -(-num_outputs // block)
+    traces = functional.pad(traces, (0, 0, 0, num_blocks * block - num_outputs))
+    blocks = traces.unfold(1, window + block - 1, block)  # (B, T' / n, C, W + n - 1)
+    banded = torch.stack(
+        [functional.pad(weights, (shift, block - 1 - shift)) for shift in range(block)]
+    )  # (n, F, W + n - 1)
+    x = blocks @ banded.flatten(0, 1).T  # (B, T' / n, C, n · F)
+    x = x.unflatten(3, (block, num_filters)).transpose(2, 3)  # (B, T' / n, n, C, F)
+    return x.flatten(1, 2)[:, :num_outputs]  # (B, T - W + 1, C, F)
+
+
+def _normalised(norm: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Batch normalisation over the last axis; once folded, what is left of it is a bias."""
+    if isinstance(norm, nn.BatchNorm1d):
+        return norm(x.flatten(0, -2)).view_as(x)
+    return x if bias is None else x + bias
 
 
 def _parameters_of(network: DenseNetwork) -> dict[str, Any]:
@@ -163,7 +199,7 @@ def _parameters_of(network: DenseNetwork) -> dict[str, Any]:
         "num_units": network.num_units,
         "window_samples": network.window_samples,
         "peak_offset_samples": network.peak_offset_samples,
-        "temporal_features": (network.filters.out_channels, network.features.out_channels),
+        "temporal_features": [network.filters.out_features, network.features.out_features],
         "hidden_features": network.mixing.out_features,
     }
 
