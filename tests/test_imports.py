@@ -19,7 +19,8 @@ FLOORS = [
         "postprocess network labels probes tracker tracking",
         "recordings contacts formats preprocessing health prepared simulation windows examples matched card "
         "checkpoint footprints events",
-        "datamodule lightning learning calibration training subject evaluation peers sorter report traces",
+        "datamodule lightning learning calibration training subject evaluation peers sorter report traces "
+        "onnx_graph export",
         "experiment",
     )
 ]
