@@ -7,9 +7,11 @@ F features, H hidden features, U units.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -62,6 +64,11 @@ class SpikeNetwork(nn.Module):
         Returns
         -------
         float tensor, shape (B, T - W + 1, U)
+
+        Raises
+        ------
+        ValueError
+            If the traces are shorter than a window.
         """
         raise NotImplementedError
 
@@ -74,7 +81,10 @@ class SpikeNetwork(nn.Module):
         raise NotImplementedError
 
     def load_backbone(self, weights: Mapping[str, Tensor]) -> list[str]:
-        """Start from a backbone; parts that do not fit this probe stay as they are.
+        """Start from a backbone; layers that do not fit this probe stay as they are.
+
+        A layer and its normalisation (``name`` and ``name_norm``) are taken together or not at all: running
+        statistics mean nothing behind other weights.
 
         Returns
         -------
@@ -82,12 +92,21 @@ class SpikeNetwork(nn.Module):
             Names of the weights that were taken.
         """
         own = self.backbone()
-        taken = [name for name, value in weights.items() if name in own and own[name].shape == value.shape]
+        misfits = {
+            _layer_of(name)
+            for name in own.keys() | weights.keys()
+            if name not in own or name not in weights or own[name].shape != weights[name].shape
+        }
+        taken = [name for name in weights if _layer_of(name) not in misfits]
         self.load_state_dict({name: weights[name] for name in taken}, strict=False)
         return taken
 
+    def of_units(self, unit_index: np.ndarray) -> SpikeNetwork:
+        """Return a copy that has only some of the units."""
+        raise NotImplementedError
+
     def folded(self) -> SpikeNetwork:
-        """Return a copy for inference, its normalisation folded into the weights."""
+        """Return a copy for inference, its normalisation folded into the weights (of itself: as it is)."""
         raise NotImplementedError
 
 
@@ -106,12 +125,23 @@ class DenseNetwork(SpikeNetwork):
         Features after the mixing.
     **sizes
         See `SpikeNetwork`.
+
+    Raises
+    ------
+    ValueError
+        If a number of features is not a whole number of at least 1.
     """
 
     def __init__(
         self, *, temporal_features: Sequence[int] = (8, 16), hidden_features: int = 256, **sizes: int
     ) -> None:
         super().__init__(**sizes)
+        if len(temporal_features) != 2 or not all(_is_count(number) for number in temporal_features):
+            raise ValueError(
+                f"temporal_features must be two whole numbers of at least 1, got {temporal_features!r}"
+            )
+        if not _is_count(hidden_features):
+            raise ValueError(f"hidden_features must be a whole number of at least 1, got {hidden_features!r}")
         first, second = temporal_features
         self.filters = nn.Linear(self.window_samples, first, bias=False)
         self.filters_norm = nn.BatchNorm1d(first)
@@ -145,15 +175,24 @@ class DenseNetwork(SpikeNetwork):
         """See `SpikeNetwork.backbone`."""
         return {name: value for name, value in self.state_dict().items() if not name.startswith("head.")}
 
+    def of_units(self, unit_index: np.ndarray) -> DenseNetwork:
+        """See `SpikeNetwork.of_units`."""
+        copy = deepcopy(self)
+        copy.num_units = len(unit_index)
+        copy.head = nn.Linear(self.head.in_features, copy.num_units)
+        with torch.no_grad():
+            copy.head.weight.copy_(self.head.weight[unit_index])
+            copy.head.bias.copy_(self.head.bias[unit_index])
+        return copy
+
     def folded(self) -> DenseNetwork:
         """See `SpikeNetwork.folded`."""
-        copy = DenseNetwork(**_parameters_of(self))
-        copy.load_state_dict(self.state_dict())
-        copy.eval()
+        copy = deepcopy(self).eval()
         for layer in ("filters", "features", "mixing"):
-            fused = fuse_linear_bn_eval(getattr(copy, layer), getattr(copy, f"{layer}_norm"))
-            setattr(copy, layer, fused)
-            setattr(copy, f"{layer}_norm", nn.Identity())
+            norm = getattr(copy, f"{layer}_norm")
+            if isinstance(norm, nn.BatchNorm1d):
+                setattr(copy, layer, fuse_linear_bn_eval(getattr(copy, layer), norm))
+                setattr(copy, f"{layer}_norm", nn.Identity())
         return copy
 
 
@@ -171,9 +210,16 @@ def filter_bank(traces: Tensor, weights: Tensor) -> Tensor:
     Returns
     -------
     float tensor, shape (B, T - W + 1, C, F)
+
+    Raises
+    ------
+    ValueError
+        If there are fewer samples than a filter has.
     """
     num_filters, window = weights.shape
     num_outputs = traces.shape[1] - window + 1
+    if num_outputs < 1:
+        raise ValueError(f"traces must have at least the window's {window} samples, got {traces.shape[1]}")
     block = min(_FILTER_BLOCK, num_outputs)
     num_blocks = -(-num_outputs // block)
     traces = functional.pad(traces, (0, 0, 0, num_blocks * block - num_outputs))
@@ -193,15 +239,13 @@ def _normalised(norm: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tenso
     return x if bias is None else x + bias
 
 
-def _parameters_of(network: DenseNetwork) -> dict[str, Any]:
-    return {
-        "num_channels": network.num_channels,
-        "num_units": network.num_units,
-        "window_samples": network.window_samples,
-        "peak_offset_samples": network.peak_offset_samples,
-        "temporal_features": [network.filters.out_features, network.features.out_features],
-        "hidden_features": network.mixing.out_features,
-    }
+def _layer_of(name: str) -> str:
+    """Layer that a weight belongs to; a normalisation belongs to the layer that it follows."""
+    return name.split(".")[0].removesuffix("_norm")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 NETWORKS: dict[str, type[SpikeNetwork]] = {"dense": DenseNetwork}
@@ -226,7 +270,7 @@ class NetworkSpec:
     Raises
     ------
     ValueError
-        If the name is unknown or the times do not fit.
+        If the name is unknown, the times do not fit, or the network does not take the parameters.
     """
 
     name: str = "dense"
@@ -241,6 +285,12 @@ class NetworkSpec:
             raise ValueError(f"window_ms must be in [0.5, 20], got {self.window_ms!r}")
         if not 0 <= self.peak_ms < self.window_ms:
             raise ValueError(f"peak_ms must be in [0, window_ms={self.window_ms}), got {self.peak_ms!r}")
+        # A mistake in the parameters shall show now, not after the recordings were made.
+        trial = {"num_channels": 1, "num_units": 1, "window_samples": 2, "peak_offset_samples": 0}
+        for name in trial.keys() & self._plain_parameters().keys():
+            raise ValueError(f"{name} follows from the recording, it is no parameter of a model")
+        with torch.device("meta"):
+            build_network(self.name, trial | self._plain_parameters())
 
     def hyper_parameters(
         self, *, sampling_frequency: float, num_channels: int, num_units: int
@@ -251,8 +301,11 @@ class NetworkSpec:
             "num_units": num_units,
             "window_samples": round(self.window_ms * sampling_frequency / 1000),
             "peak_offset_samples": round(self.peak_ms * sampling_frequency / 1000),
-            **{name: _plain(value) for name, value in (self.parameters or {}).items()},
+            **self._plain_parameters(),
         }
+
+    def _plain_parameters(self) -> dict[str, Any]:
+        return {name: _plain(value) for name, value in (self.parameters or {}).items()}
 
 
 def build_network(name: str, parameters: Mapping[str, Any]) -> SpikeNetwork:
