@@ -1,23 +1,321 @@
-"""Thresholds from labelled data: spikes put where it is known into the recording's own background."""
+"""What a trained network does to spikes that are known because we put them there.
+
+A unit's mean waveform is added to windows of the recording's own background. Whatever the outputs say then
+beyond what they said before is an answer to that spike: the unit's own output gives its recall at each
+threshold, another unit's output a false spike that the first one will cause. Three things follow:
+
+* *conflicts*: how much to lower the score of unit b around an accepted spike of unit a, namely by the highest
+  answer of b to a that was seen (the probabilities' counterpart of the overlap of two templates);
+* *thresholds*: for each unit, the one with the highest expected accuracy tp / (tp + fp + fn);
+* *unsortable units*: those of whose spikes fewer would be true than `MIN_PRECISION`.
+
+Only the labelled waveforms and the training part of the recording are looked at.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
 
-from esort.examples import ExampleSpec
 from esort.labels import LabelledSpikes
-from esort.sorter import Sorter
+from esort.network import SpikeNetwork
+from esort.postprocess import ConflictTable, detect_spikes
+from esort.postprocess.detect import smoothing_half_width
+from esort.windows import Window, cut_windows, mean_waveforms
 
-__all__ = ["calibrate_thresholds"]
+__all__ = ["MIN_PRECISION", "Calibration", "calibrate"]
+
+MIN_PRECISION = 0.5
+"""A unit with a lower expected precision is left out: SpikeInterface would count it as unmatched anyway."""
+
+THRESHOLDS = np.linspace(0.2, 0.9, 15).round(2)
+# An output below this says that the unit is not there.
+_SILENT = 0.2
+# Answers that never reach this are not worth an edge of the graph.
+_MIN_ANSWER = 0.1
+_LAG_MS = 0.6
+# The sample at which a spike is found scatters by this much around its own.
+_SCATTER_SAMPLES = 2
+_NUM_BACKGROUNDS = 32
+_STRETCH_S = 4.0
+_SPREAD = 0.08
+# A contact matters to a unit from this share of its largest amplitude on; noise alone stays below so many
+# times its level.
+_MATTERS = 0.3
+_LOUD = 5.0
+# Pulls thresholds that make no difference towards one half.
+_PULL = 0.2
 
 
-def calibrate_thresholds(
-    sorter: Sorter,
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Calibration:
+    """Thresholds, conflicts and what is to be expected of each unit.
+
+    Parameters
+    ----------
+    thresholds : float array, shape (U,)
+        On the smoothed probability.
+    rate_hz : float array, shape (U,)
+        Estimated firing rate.
+    recall, false_hz, precision : float arrays, shape (U,)
+        Expected at the threshold: part of the spikes that is found, false spikes per second, part of the
+        found spikes that is true.
+    pairs : int64 array, shape (P, 2)
+        Columns (accepted, lowered).
+    kernels : float32 array, shape (P, 2 L + 1)
+        See `esort.postprocess.ConflictTable.from_pairs`.
+    """
+
+    thresholds: np.ndarray
+    rate_hz: np.ndarray
+    recall: np.ndarray
+    false_hz: np.ndarray
+    precision: np.ndarray
+    pairs: np.ndarray
+    kernels: np.ndarray
+
+    @property
+    def sortable(self) -> np.ndarray:
+        """Units worth keeping, bool array of shape (U,)."""
+        return self.precision >= MIN_PRECISION
+
+    def of_units(self, chosen: np.ndarray) -> Calibration:
+        """The calibration of some of the units, (U,) booleans."""
+        new_index = np.cumsum(chosen) - 1
+        kept = chosen[self.pairs].all(axis=1)
+        values: dict[str, Any] = {
+            name: getattr(self, name)[chosen]
+            for name in ("thresholds", "rate_hz", "recall", "false_hz", "precision")
+        }
+        return Calibration(pairs=new_index[self.pairs[kept]], kernels=self.kernels[kept], **values)
+
+    def to_dict(self, unit_ids: Sequence[Any]) -> dict[str, Any]:
+        """What to expect of each unit, for a file that people read."""
+        names = ("thresholds", "rate_hz", "recall", "false_hz", "precision")
+        columns = [getattr(self, name).tolist() for name in names]
+        singular = ("threshold", *names[1:])
+        return {
+            "num_conflicts": len(self.pairs),
+            "units": [
+                {"unit_id": unit_id, **dict(zip(singular, values, strict=True))}
+                for unit_id, *values in zip(unit_ids, *columns, strict=True)
+            ],
+        }
+
+    def conflicts(self) -> ConflictTable:
+        """The edges for the post-processing."""
+        return ConflictTable.from_pairs(len(self.thresholds), self.pairs, self.kernels)
+
+
+def calibrate(
+    network: SpikeNetwork,
     traces: np.ndarray,
     labels: LabelledSpikes,
-    spec: ExampleSpec,
     *,
+    smoothing_ms: float,
+    refractory_ms: float,
     rng: np.random.Generator,
-) -> tuple[list[float], dict[str, float]]:
-    """Choose a threshold for each unit."""
-    return [0.5] * labels.num_units, {}
+) -> Calibration:
+    """Measure a network's answers to spikes put into the background, and draw the conclusions.
+
+    Parameters
+    ----------
+    network : SpikeNetwork
+    traces : float32 array, shape (N, C)
+        In units of the noise level; covers the labelled time, and nothing beyond it is read.
+    labels : LabelledSpikes
+        With room around them for the window, the lags and the smoothing.
+    smoothing_ms, refractory_ms : float
+        As the post-processing will have them.
+    rng : numpy.random.Generator
+        Draws the backgrounds.
+
+    Returns
+    -------
+    Calibration
+    """
+    network = network.folded()
+    rate = labels.sampling_frequency
+    half_width = smoothing_half_width(rate, smoothing_ms)
+    lag_samples = round(_LAG_MS * rate / 1000)
+    window = Window(before_samples=network.peak_offset_samples, samples=network.window_samples)
+    wide = window.widened(lag_samples + half_width - 1)
+    inside = labels.with_room(wide.before_samples, wide.after_samples)
+    waveforms = mean_waveforms(traces, inside, wide)  # (U, T, C)
+    places = rng.integers(
+        labels.start_sample + wide.before_samples, labels.stop_sample - wide.after_samples, _NUM_BACKGROUNDS
+    )
+    backgrounds = cut_windows(traces, places, wide)  # (n, T, C)
+    amplitudes = rng.normal(1.0, _SPREAD, (_NUM_BACKGROUNDS, 1, 1)).astype(np.float32)
+    smoothing = _Smoothing(half_width)
+
+    before = smoothing(_answers(network, backgrounds))  # (n, 2 L + 1, U)
+    silent = before.max(axis=1) < _SILENT  # (n, U)
+    answers = _Answers(labels.num_units, lag_samples)
+    for unit_index, waveform in enumerate(waveforms):
+        after = smoothing(_answers(network, backgrounds + amplitudes * waveform))  # (n, 2 L + 1, U)
+        answers.add(unit_index, after, silent)
+
+    stop = min(labels.stop_sample, labels.start_sample + round(_STRETCH_S * rate))
+    stretch = np.array(traces[labels.start_sample : stop])  # (N, C)
+    settings = {"sampling_frequency": rate, "smoothing_ms": smoothing_ms, "refractory_ms": refractory_ms}
+    conflicts = ConflictTable.from_pairs(labels.num_units, *answers.table())
+    everywhere = np.ones((len(stretch) - network.window_samples + 1, labels.num_units), dtype=bool)
+    found_hz = _detections_hz(network, stretch, everywhere, conflicts, settings)  # (U, K)
+    # Noise is as often upside down as not and then holds no spike: what is found in it is false.
+    quiet = _quiet(stretch, waveforms, window)
+    noise_hz = _detections_hz(network, -stretch, quiet, conflicts, settings)  # (U, K)
+    return answers.conclusions(found_hz, noise_hz)
+
+
+class _Answers:
+    """Collects the answers of all units to spikes of each."""
+
+    def __init__(self, num_units: int, lag_samples: int) -> None:
+        self.num_units = num_units
+        self.lag_samples = lag_samples
+        self.recall = np.zeros((num_units, THRESHOLDS.size))
+        # Part of the spikes of a unit (first axis) that make another (second) cross a threshold nonetheless.
+        self.false_share = np.zeros((num_units, num_units, THRESHOLDS.size), dtype=np.float32)
+        self.pairs: list[tuple[int, int]] = []
+        self.kernels: list[np.ndarray] = []
+
+    def add(self, unit_index: int, after: np.ndarray, silent: np.ndarray) -> None:
+        """Take the answers (n, 2 L + 1, U) to a unit's spikes where units were silent before, (n, U)."""
+        near = slice(self.lag_samples - self.lag_samples // 3, self.lag_samples + self.lag_samples // 3 + 1)
+        own = after[:, near, unit_index].max(axis=1)[silent[:, unit_index]]  # (n,)
+        if own.size:
+            self.recall[unit_index] = (own[:, None] >= THRESHOLDS).mean(axis=0)
+        loud = (after * silent[:, None]).max(axis=(0, 1)) >= _MIN_ANSWER  # (U,)
+        loud[unit_index] = False
+        even = np.arange(len(after)) % 2 == 0
+        for other in np.flatnonzero(loud):
+            usable = silent[:, other]
+            answer = after[:, :, other]  # (n, 2 L + 1)
+            self.pairs.append((unit_index, int(other)))
+            self.kernels.append(_highest(answer[usable]))
+            # What a table of the one half would leave of the other half is what to expect of new spikes.
+            if (usable & even).any() and (usable & ~even).any():
+                left = (answer[usable & ~even] - _highest(answer[usable & even])).max(axis=1)  # (n,)
+                self.false_share[unit_index, other] = (left[:, None] >= THRESHOLDS).mean(axis=0)
+
+    def table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs (P, 2) and kernels (P, 2 L + 1)."""
+        pairs = np.array(self.pairs, dtype=np.int64).reshape(-1, 2)
+        kernels = np.array(self.kernels, dtype=np.float32).reshape(len(pairs), 2 * self.lag_samples + 1)
+        return pairs, kernels
+
+    def conclusions(self, found_hz: np.ndarray, noise_hz: np.ndarray) -> Calibration:
+        """Choose thresholds from what was found per second in the recording and in the noise, (U, K) each."""
+        middle = int(np.abs(THRESHOLDS - 0.5).argmin())
+        recall = np.maximum(self.recall, 0.05)
+        rate_hz = found_hz[:, middle] / recall[:, middle]
+        for _ in range(3):  # false spikes inflate the rates, rates the false spikes: a few rounds settle it
+            false_hz = np.einsum("u,uvk->vk", rate_hz, self.false_share) + noise_hz  # (U, K)
+            rate_hz = np.maximum(found_hz[:, middle] - false_hz[:, middle], 0) / recall[:, middle]
+        true_hz = rate_hz[:, None] * self.recall
+        floor = 1e-9  # of a unit that never fires
+        accuracy = true_hz / (rate_hz[:, None] + false_hz + floor)
+        best = (accuracy - _PULL * (THRESHOLDS - 0.5) ** 2).argmax(axis=1)
+        rows = np.arange(self.num_units)
+        pairs, kernels = self.table()
+        return Calibration(
+            thresholds=THRESHOLDS[best],
+            rate_hz=rate_hz,
+            recall=self.recall[rows, best],
+            false_hz=false_hz[rows, best],
+            precision=(true_hz[rows, best] + floor) / (true_hz[rows, best] + false_hz[rows, best] + floor),
+            pairs=pairs,
+            kernels=kernels,
+        )
+
+
+class _Smoothing:
+    """The triangular kernel of the post-processing on windows; ends that lack neighbours are left out."""
+
+    def __init__(self, half_width: int) -> None:
+        offsets = torch.arange(1 - half_width, half_width)
+        self.kernel = (half_width - offsets.abs()) / half_width**2  # (2 h - 1,)
+
+    def __call__(self, probabilities: Tensor) -> np.ndarray:
+        """Smooth over time, (n, T, U) to (n, T - 2 h + 2, U)."""
+        rows, samples, units = probabilities.shape
+        flat = probabilities.transpose(1, 2).reshape(-1, 1, samples)  # (n · U, 1, T)
+        return functional.conv1d(flat, self.kernel[None, None]).view(rows, units, -1).transpose(1, 2).numpy()
+
+
+def _highest(answers: np.ndarray) -> np.ndarray:
+    """Highest answer at each lag or close to it, (n, 2 L + 1) to (2 L + 1,)."""
+    highest = np.pad(answers.max(axis=0), _SCATTER_SAMPLES, mode="edge")
+    return np.lib.stride_tricks.sliding_window_view(highest, 2 * _SCATTER_SAMPLES + 1).max(axis=1)
+
+
+@torch.inference_mode()
+def _answers(network: SpikeNetwork, windows: np.ndarray) -> Tensor:
+    """Probabilities on windows, (n, T, C) to (n, T - W + 1, U)."""
+    return network(torch.from_numpy(windows)).sigmoid()
+
+
+def _quiet(stretch: np.ndarray, waveforms: np.ndarray, window: Window) -> np.ndarray:
+    """Tell where there is nothing but noise on the contacts that matter to a unit.
+
+    Parameters
+    ----------
+    stretch : float32 array, shape (N, C)
+    waveforms : float32 array, shape (U, T, C)
+    window : Window
+
+    Returns
+    -------
+    bool array, shape (N - W + 1, U)
+    """
+    loudness = torch.from_numpy(np.abs(stretch).T.copy())[None]  # (1, C, N)
+    loudest = functional.max_pool1d(loudness, window.samples, stride=1)[0].numpy()  # (C, N - W + 1)
+    amplitudes = np.abs(waveforms).max(axis=1)  # (U, C)
+    quiet = np.empty((loudest.shape[1], len(waveforms)), dtype=bool)
+    for unit_index, amplitude in enumerate(amplitudes):
+        matter = amplitude >= _MATTERS * amplitude.max()
+        quiet[:, unit_index] = loudest[matter].max(axis=0) < _LOUD
+    return quiet
+
+
+def _detections_hz(
+    network: SpikeNetwork,
+    stretch: np.ndarray,
+    counted: np.ndarray,
+    conflicts: ConflictTable | None,
+    settings: dict[str, Any],
+) -> np.ndarray:
+    """Spikes found per second at each threshold in a stretch of traces.
+
+    Parameters
+    ----------
+    stretch : float32 array, shape (N, C)
+    counted : bool array, shape (N - W + 1, U)
+        Only this time counts.
+
+    Returns
+    -------
+    float array, shape (U, K)
+    """
+    step = 1000
+    reach = network.window_samples - 1
+    parts = [
+        _answers(network, stretch[None, begin : begin + step + reach])[0]
+        for begin in range(0, len(stretch) - reach, step)
+    ]
+    probabilities = torch.cat(parts).numpy()  # (N - W + 1, U)
+    spikes = detect_spikes(probabilities, thresholds=float(THRESHOLDS[0]), conflicts=conflicts, **settings)
+    inside = counted[spikes.sample_index, spikes.unit_index]
+    found = np.zeros((network.num_units, THRESHOLDS.size))
+    for column, threshold in enumerate(THRESHOLDS):
+        loud = inside & (spikes.probability >= threshold)
+        found[:, column] = np.bincount(spikes.unit_index[loud], minlength=network.num_units)
+    seconds = counted.sum(axis=0) / settings["sampling_frequency"]  # (U,)
+    return found / np.maximum(seconds, 0.1)[:, None]

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
@@ -133,6 +133,17 @@ class LabelledSpikes:
     def counts(self) -> np.ndarray:
         """Labels of each unit, int64 array of shape (U,)."""
         return np.bincount(self.unit_index, minlength=self.num_units).astype(np.int64)
+
+    def of_units(self, chosen: np.ndarray) -> LabelledSpikes:
+        """The labels of some of the units, (U,) booleans."""
+        new_index = np.cumsum(chosen) - 1
+        kept = chosen[self.unit_index]
+        return replace(
+            self,
+            sample_index=self.sample_index[kept],
+            unit_index=new_index[self.unit_index[kept]],
+            unit_ids=tuple(unit_id for unit_id, keep in zip(self.unit_ids, chosen, strict=True) if keep),
+        )
 
     def with_room(self, before_samples: int, after_samples: int) -> LabelledSpikes:
         """Leave out the spikes whose window reaches beyond the labelled time.

@@ -1,62 +1,38 @@
-"""A trained network at work: recording in, spikes out, block by block.
+"""A trained network at work: recording in, spikes out.
 
-The time axis is cut into blocks of a fixed length that start at multiples of it. Filter and network see one
-block (with its margin) at a time, always the same one, so that their numbers do not depend on what is asked
-for, on how many workers there are or on where sorting began. Post-processing goes over the joined
-probabilities; its result does not depend on the chunks it gets (see `esort.postprocess.detect_spikes`).
+`esort.inference` runs the network block by block on a fixed grid of time; post-processing goes over the
+joined probabilities, and its result does not depend on the chunks it gets (see
+`esort.postprocess.detect_spikes`). So the spikes of a stretch are the same whether it is sorted alone or
+with the rest, and for any number of workers.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from esort.card import Card
 from esort.checkpoint import CheckpointError, load_checkpoint
+from esort.detector import Detector, Postprocessing, conflicts_of, no_spikes
 from esort.health import match_channels
+from esort.inference import Block, probability_blocks
 from esort.network import SpikeNetwork, build_network
-from esort.postprocess import Spikes, detect_spikes, join_chunks, margin_samples
+from esort.postprocess import ConflictTable, Spikes, join_chunks
 from esort.prepared import PreparedRecording, prepare
 from esort.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording, BaseSorting
 
-__all__ = ["Postprocessing", "SortResult", "Sorter"]
+__all__ = ["SortResult", "Sorter"]
 
 logger = logging.getLogger(__name__)
-
-_BLOCK_S = 0.5
-# Samples that the network takes at once: few enough for its features to stay in the cache.
-_NETWORK_SAMPLES = 1000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Postprocessing:
-    """Settings of the post-processing, see `esort.postprocess.detect_spikes`.
-
-    Parameters
-    ----------
-    smoothing_ms, refractory_ms : float
-    """
-
-    smoothing_ms: float = 0.3
-    refractory_ms: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, high in (("smoothing_ms", 5), ("refractory_ms", 20)):
-            if not 0 <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must be in [0, {high}] ms, got {getattr(self, name)!r}")
 
 
 @dataclass(kw_only=True)
@@ -108,6 +84,8 @@ class Sorter:
     network : SpikeNetwork
     card : Card
         Must have units.
+    conflicts : ConflictTable, optional
+        Which units compete for events, see `esort.calibration`.
 
     Raises
     ------
@@ -115,7 +93,7 @@ class Sorter:
         If the card is a backbone's, or does not fit the network.
     """
 
-    def __init__(self, network: SpikeNetwork, card: Card) -> None:
+    def __init__(self, network: SpikeNetwork, card: Card, conflicts: ConflictTable | None = None) -> None:
         if card.is_backbone:
             raise ValueError("expected a checkpoint with units, got a backbone: fine-tune it first")
         sizes = (network.num_channels, network.num_units, network.window_samples)
@@ -124,6 +102,8 @@ class Sorter:
             raise ValueError(f"network and card differ in channels, units, window: {sizes} and {of_card}")
         self.card = card
         self.network = network.folded()
+        self.conflicts = conflicts
+        self.preprocessing = Preprocessing.from_dict(card.preprocessing)
         self.postprocessing = Postprocessing(**card.postprocess)
 
     @classmethod
@@ -139,9 +119,10 @@ class Sorter:
         """
         card, weights = load_checkpoint(path, framework="torch")
         try:
+            conflicts = conflicts_of(weights, card.num_units)
             network = build_network(card.network, card.network_parameters)
             network.load_state_dict(weights)
-            return cls(network, card)
+            return cls(network, card, conflicts)
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(path, " ".join(str(error).split())) from None
 
@@ -153,16 +134,18 @@ class Sorter:
         ValueError
             If rate or contacts differ; both sides are named.
         """
-        order = match_channels(
+        return prepare(
+            recording,
+            self.preprocessing,
+            noise_level_uv=np.asarray(self.card.noise_level_uv),
+            channel_order=self._channel_order(recording),
+        )
+
+    def _channel_order(self, recording: BaseRecording) -> np.ndarray:
+        return match_channels(
             np.asarray(self.card.contact_positions_um),
             recording,
             card_sampling_frequency=self.card.sampling_frequency,
-        )
-        return prepare(
-            recording,
-            Preprocessing.from_dict(self.card.preprocessing),
-            noise_level_uv=np.asarray(self.card.noise_level_uv),
-            channel_order=order,
         )
 
     def sort(
@@ -207,166 +190,69 @@ class Sorter:
                 f"expected a stretch inside the recording's [0, {num_samples}), "
                 f"got [{start_sample}, {stop_sample})"
             )
-        seconds = {"read_filter": 0.0, "network": 0.0, "postprocess": 0.0}
         result = SortResult(
-            spikes=self._no_spikes(),
+            spikes=no_spikes(),
             unit_ids=self.card.unit_ids,
             sampling_frequency=float(recording.sampling_frequency),
             num_samples=stop_sample - start_sample,
-            seconds=seconds,
+            seconds={"read_filter": 0.0, "network": 0.0, "postprocess": 0.0},
         )
-        if stop_sample - start_sample < self.network.window_samples or num_samples <= 0:
+        self._channel_order(recording)  # a recording of another probe is refused also when it is short
+        least = max(self.network.window_samples, self.preprocessing.min_samples)
+        if num_samples < least:
             logger.warning(
-                "the recording has %d samples, the network's window %d: nothing to sort",
-                stop_sample - start_sample,
-                self.network.window_samples,
+                "the recording has %d samples, network and filter need %d: nothing to sort",
+                num_samples,
+                least,
             )
+        elif start_sample == stop_sample:
+            logger.warning("the stretch to sort is empty: nothing to sort")
         else:
-            prepared = self.prepare(recording)
-            blocks = self._probabilities(prepared, start_sample, stop_sample, seconds, num_workers, progress)
-            result.spikes = self._detect(blocks, start_sample, stop_sample, thresholds, seconds)
-        seconds["total"] = perf_counter() - begin
+            detector = self.detector(thresholds)
+            blocks = probability_blocks(
+                self.network,
+                self.prepare(recording),
+                start_sample - detector.margin_samples,
+                stop_sample + detector.margin_samples,
+                num_workers=num_workers,
+                progress=progress,
+            )
+            found = _detect(detector, blocks, result.seconds)
+            inside = (found.sample_index >= start_sample) & (found.sample_index < stop_sample)
+            result.spikes = Spikes(
+                found.sample_index[inside], found.unit_index[inside], found.probability[inside]
+            )
+        result.seconds["total"] = perf_counter() - begin
         return result
 
     def probabilities(self, prepared: PreparedRecording, start_sample: int, stop_sample: int) -> np.ndarray:
         """Return what the network says of a short stretch: float32, (stop_sample - start_sample, U)."""
-        seconds = {"read_filter": 0.0, "network": 0.0}
-        blocks = list(self._probabilities(prepared, start_sample, stop_sample, seconds, 1, None))
-        first = blocks[0][0]
-        joined = np.concatenate([probabilities for _, probabilities in blocks])
+        blocks = list(probability_blocks(self.network, prepared, start_sample, stop_sample, num_workers=1))
+        joined = np.concatenate([block.probabilities for block in blocks])  # (N, U)
+        first = blocks[0].start_sample
         return joined[start_sample - first : stop_sample - first]
 
-    def _no_spikes(self) -> Spikes:
-        empty = np.zeros(0, dtype=np.int64)
-        return Spikes(empty, empty, np.zeros(0, dtype=np.float32))
-
-    def _detect(
-        self,
-        blocks: Iterator[tuple[int, np.ndarray]],
-        start_sample: int,
-        stop_sample: int,
-        thresholds: float | Iterable[float] | None,
-        seconds: dict[str, float],
-    ) -> Spikes:
-        """Post-process the joined blocks, keeping as little of them as the margin needs."""
-        rate = self.card.sampling_frequency
-        settings: dict[str, Any] = {
-            "smoothing_ms": self.postprocessing.smoothing_ms,
-            "refractory_ms": self.postprocessing.refractory_ms,
-        }
-        chosen = self.card.thresholds if thresholds is None else thresholds
-        limits = chosen if isinstance(chosen, (int, float)) else [float(value) for value in chosen]
-        margin = margin_samples(rate, **settings)
-        found: list[Spikes] = []
-        held: np.ndarray | None = None
-        first = done = 0
-
-        def detect(upto: int) -> None:
-            nonlocal held, first, done
-            assert held is not None
-            found.append(
-                detect_spikes(
-                    held,
-                    sampling_frequency=rate,
-                    thresholds=limits,
-                    first_sample=first,
-                    core=(done - first, upto - first),
-                    **settings,
-                )
-            )
-            done = upto
-            keep = max(first, done - margin)
-            held, first = held[keep - first :], keep
-
-        for start, probabilities in blocks:
-            begin = perf_counter()
-            if held is None:
-                held, first, done = probabilities, start, start
-            else:
-                held = np.concatenate([held, probabilities])
-            certain = first + len(held) - margin
-            if certain > done:
-                detect(certain)
-            seconds["postprocess"] += perf_counter() - begin
-        if held is None:
-            return self._no_spikes()
-        begin = perf_counter()
-        detect(first + len(held))
-        spikes = join_chunks(found)
-        inside = (spikes.sample_index >= start_sample) & (spikes.sample_index < stop_sample)
-        seconds["postprocess"] += perf_counter() - begin
-        return Spikes(spikes.sample_index[inside], spikes.unit_index[inside], spikes.probability[inside])
-
-    def _probabilities(
-        self,
-        prepared: PreparedRecording,
-        start_sample: int,
-        stop_sample: int,
-        seconds: dict[str, float],
-        num_workers: int | None,
-        progress: Callable[[Iterable], Iterable] | None,
-    ) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (first sample, probabilities) of the blocks around a stretch, in order."""
-        length = round(_BLOCK_S * self.card.sampling_frequency)
-        margin = margin_samples(
-            self.card.sampling_frequency,
-            smoothing_ms=self.postprocessing.smoothing_ms,
-            refractory_ms=self.postprocessing.refractory_ms,
+    def detector(self, thresholds: float | Iterable[float] | None = None) -> Detector:
+        """Return a post-processing for this sorter's probabilities, with the card's thresholds or others."""
+        return Detector(
+            sampling_frequency=self.card.sampling_frequency,
+            thresholds=self.card.thresholds if thresholds is None else thresholds,
+            postprocessing=self.postprocessing,
+            conflicts=self.conflicts,
         )
-        first = max(0, start_sample - margin) // length
-        last = -(-min(prepared.num_samples, stop_sample + margin) // length)
-        starts = range(first * length, last * length, length)
-        shown = iter(starts if progress is None else progress(starts))
-        workers = num_workers or os.cpu_count() or 1
-        with _one_thread_each(), ThreadPoolExecutor(workers) as pool:
-            waiting: deque[Future] = deque()
-            for start in starts:
-                waiting.append(pool.submit(self._block, prepared, start, length))
-                # One block more than workers is under way: none of them waits, and memory is bounded.
-                if len(waiting) > workers:
-                    yield self._finished(waiting, seconds, shown)
-            while waiting:
-                yield self._finished(waiting, seconds, shown)
-            for _ in shown:  # lets a progress bar end
-                pass
 
-    def _finished(
-        self, waiting: deque[Future], seconds: dict[str, float], shown: Iterator
-    ) -> tuple[int, np.ndarray]:
-        start, probabilities, reading, computing = waiting.popleft().result()
-        seconds["read_filter"] += reading
-        seconds["network"] += computing
-        next(shown)
-        return start, probabilities
 
-    def _block(
-        self, prepared: PreparedRecording, start: int, length: int
-    ) -> tuple[int, np.ndarray, float, float]:
-        """Read, filter and run the network over one block."""
+def _detect(detector: Detector, blocks: Iterable[Block], seconds: dict[str, float]) -> Spikes:
+    """Post-process block after block, and add up what they took."""
+    found: list[Spikes] = []
+    for block in blocks:
         begin = perf_counter()
-        stop = min(prepared.num_samples, start + length)
-        before = self.network.peak_offset_samples
-        after = self.network.window_samples - before - 1
-        low, high = max(0, start - before), min(prepared.num_samples, stop + after)
-        traces = prepared.traces(low, high)
-        # Outside the recording there is silence: spikes in the first and last window are found too.
-        traces = np.pad(traces, ((low - (start - before), stop + after - high), (0, 0)))
-        read = perf_counter()
-        probabilities = np.empty((stop - start, self.network.num_units), dtype=np.float32)
-        with torch.inference_mode():
-            for offset in range(0, stop - start, _NETWORK_SAMPLES):
-                count = min(_NETWORK_SAMPLES, stop - start - offset)
-                part = torch.from_numpy(traces[None, offset : offset + count + before + after])
-                probabilities[offset : offset + count] = self.network(part)[0].sigmoid().numpy()  # (n, U)
-        return start, probabilities, read - begin, perf_counter() - read
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Give every worker one thread: faster than sharing, and the same numbers for any number of workers."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        found.append(detector.push(block.probabilities, block.start_sample))
+        seconds["read_filter"] += block.read_filter_s
+        seconds["network"] += block.network_s
+        seconds["postprocess"] += perf_counter() - begin
+    begin = perf_counter()
+    found.append(detector.finish())
+    spikes = join_chunks(found)
+    seconds["postprocess"] += perf_counter() - begin
+    return spikes

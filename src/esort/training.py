@@ -6,7 +6,8 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,16 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from esort.calibration import calibrate_thresholds
+from esort.calibration import MIN_PRECISION, Calibration, calibrate
 from esort.card import Card, LabelSource
 from esort.checkpoint import load_checkpoint, save_checkpoint
+from esort.detector import Postprocessing, conflicts_to_weights
+from esort.files import write_json
 from esort.labels import LabelledSpikes
 from esort.learning import LearningSpec, learn
 from esort.network import NetworkSpec, SpikeNetwork, build_network
 from esort.prepared import PreparedRecording, prepare
 from esort.preprocessing import Preprocessing
-from esort.sorter import Postprocessing, Sorter
 from esort.subject import Subject
 from esort.windows import Window
 
@@ -32,7 +34,9 @@ __all__ = ["TrainingSettings", "backbone_digest", "train_backbone", "train_units
 logger = logging.getLogger(__name__)
 
 # Raise it when the same settings train another backbone than before: cached ones are then made anew.
-_BACKBONE_VERSION = 1
+_BACKBONE_VERSION = 2
+# Hyper-parameters in which a backbone may differ from the network that starts from it.
+_OF_THE_RECORDING = {"num_channels", "num_units"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,12 @@ def backbone_digest(source: dict[str, Any], learning: LearningSpec, settings: Tr
         Full description of the source recording, plain values.
     learning : LearningSpec
     settings : TrainingSettings
+        Of which the trainer, the post-processing and whether it is resumed change no backbone.
+
+    Returns
+    -------
+    str
+        SHA-256 in hexadecimal.
     """
     content = {
         "version": _BACKBONE_VERSION,
@@ -109,10 +119,12 @@ def train_backbone(
     dict of str to float
         Validation metrics.
     """
-    fitted = _fit(subject, labels, learning, settings, None, folder, lightning_logger, "pretrain")
-    save_checkpoint(path, fitted.network.backbone(), fitted.card(()))
-    shutil.rmtree(folder / "scratch", ignore_errors=True)
-    return fitted.metrics
+    with _scratch(folder) as scratch:
+        fitted = _fit(
+            subject, labels, learning, settings, None, folder, scratch, lightning_logger, "pretrain"
+        )
+        save_checkpoint(path, fitted.network.backbone(), fitted.card(()))
+        return fitted.metrics
 
 
 def train_units(
@@ -151,17 +163,38 @@ def train_units(
     Raises
     ------
     ValueError
-        If the backbone is for another rate or another network.
+        If the backbone is for another rate or another network, or no label has room for a window around it.
     """
-    fitted = _fit(subject, labels, learning, settings, backbone, folder, lightning_logger, "finetune")
-    units = fitted.labels.unit_ids
-    sorter = Sorter(fitted.network, fitted.card(tuple(0.5 for _ in units)))
-    thresholds, expected = calibrate_thresholds(
-        sorter, fitted.traces, fitted.labels, learning.examples, rng=np.random.default_rng(settings.seed)
-    )
-    save_checkpoint(path, fitted.network.state_dict(), fitted.card(tuple(thresholds)))
-    shutil.rmtree(folder / "scratch", ignore_errors=True)
-    return fitted.metrics | expected
+    with _scratch(folder) as scratch:
+        fitted = _fit(
+            subject, labels, learning, settings, backbone, folder, scratch, lightning_logger, "finetune"
+        )
+        calibration = calibrate(
+            fitted.network,
+            fitted.traces,
+            fitted.labels,
+            smoothing_ms=settings.postprocessing.smoothing_ms,
+            refractory_ms=settings.postprocessing.refractory_ms,
+            rng=np.random.default_rng(settings.seed),
+        )
+        calibration = fitted.without_unsortable(calibration)
+        save_checkpoint(
+            path,
+            fitted.network.state_dict() | conflicts_to_weights(calibration.pairs, calibration.kernels),
+            fitted.card(tuple(calibration.thresholds.tolist())),
+        )
+        write_json(folder / "calibration.json", calibration.to_dict(fitted.labels.unit_ids))
+        return fitted.metrics
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder for what may be large and is of no use afterwards, also after an error."""
+    scratch = folder / "scratch"
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -176,6 +209,34 @@ class _Fitted:
     hyper_parameters: dict[str, Any]
     settings: TrainingSettings
     metrics: dict[str, float]
+
+    def without_unsortable(self, calibration: Calibration) -> Calibration:
+        """Leave out, by name, the units that would be mostly false spikes.
+
+        Raises
+        ------
+        ValueError
+            If no unit is left.
+        """
+        chosen = calibration.sortable
+        if chosen.all():
+            return calibration
+        left_out = [
+            f"{unit_id} ({precision:.2f})"
+            for unit_id, precision, keep in zip(
+                self.labels.unit_ids, calibration.precision, chosen, strict=True
+            )
+            if not keep
+        ]
+        if not chosen.any():
+            raise ValueError(
+                f"no unit can be told from the noise: all have an expected precision below {MIN_PRECISION}"
+            )
+        logger.warning("units left out, expected precision below %g: %s", MIN_PRECISION, ", ".join(left_out))
+        self.network = self.network.of_units(np.flatnonzero(chosen))
+        self.hyper_parameters = self.hyper_parameters | {"num_units": int(chosen.sum())}
+        self.labels = self.labels.of_units(chosen)
+        return calibration.of_units(chosen)
 
     def card(self, thresholds: tuple[float, ...]) -> Card:
         """Card of this network: with thresholds for its units, without any a backbone's."""
@@ -200,7 +261,7 @@ class _Fitted:
             preprocessing=self.prepared.preprocessing.to_dict(),
             noise_level_uv=tuple(float(level) for level in self.prepared.noise_level_uv),
             thresholds=thresholds,
-            postprocess=asdict(settings.postprocessing),
+            postprocess=settings.postprocessing.to_dict(),
             labels=source if thresholds else None,
             seed=settings.seed,
         )
@@ -213,12 +274,13 @@ def _fit(
     settings: TrainingSettings,
     backbone: Path | None,
     folder: Path,
+    scratch: Path,
     lightning_logger: Any,
     name: str,
 ) -> _Fitted:
-    prepared = prepare(
-        subject.recording, settings.preprocessing, noise_stop_sample=labels.stop_sample, seed=settings.seed
-    )
+    # Cut off in front of the filter: not even its margin reaches into what is sorted and scored later.
+    learnable = subject.recording.frame_slice(start_frame=0, end_frame=labels.stop_sample)
+    prepared = prepare(learnable, settings.preprocessing, seed=settings.seed)
     hyper_parameters = settings.network.hyper_parameters(
         sampling_frequency=subject.sampling_frequency,
         num_channels=prepared.num_channels,
@@ -238,7 +300,7 @@ def _fit(
     torch.manual_seed(settings.seed)
     network = build_network(settings.network.name, hyper_parameters)
     if backbone is not None:
-        _start_from(network, backbone, subject.sampling_frequency, settings.network.name)
+        _start_from(network, backbone, subject.sampling_frequency, settings.network.name, hyper_parameters)
     logger.info(
         "%s: %d units, %d labelled spikes, %d channels, %.1f s; filtering",
         name,
@@ -247,7 +309,7 @@ def _fit(
         prepared.num_channels,
         labels.stop_sample / subject.sampling_frequency,
     )
-    traces = prepared.memory_map(folder / "scratch" / f"{name}.npy", stop_sample=labels.stop_sample)
+    traces = prepared.memory_map(scratch / f"{name}.npy", stop_sample=labels.stop_sample)
     metrics = learn(
         network,
         traces,
@@ -272,7 +334,9 @@ def _fit(
     )
 
 
-def _start_from(network: SpikeNetwork, path: Path, sampling_frequency: float, name: str) -> None:
+def _start_from(
+    network: SpikeNetwork, path: Path, sampling_frequency: float, name: str, hyper_parameters: dict[str, Any]
+) -> None:
     """Load a backbone, or say why it does not fit."""
     card, weights = load_checkpoint(path, framework="torch")
     if card.network != name:
@@ -282,6 +346,10 @@ def _start_from(network: SpikeNetwork, path: Path, sampling_frequency: float, na
             f"{path}: a backbone for {card.sampling_frequency:g} Hz, "
             f"the recording has {sampling_frequency:g} Hz"
         )
+    for key in sorted((hyper_parameters.keys() | card.network_parameters.keys()) - _OF_THE_RECORDING):
+        theirs, ours = card.network_parameters.get(key), hyper_parameters.get(key)
+        if theirs != ours:
+            raise ValueError(f"{path}: a backbone with {key}={theirs}, expected one with {key}={ours}")
     taken = network.load_backbone(weights)
     left = sorted(set(weights) - set(taken))
     if left:

@@ -1,0 +1,127 @@
+"""A network over a recording, block by block: traces in, probabilities out.
+
+The time axis is cut into blocks of a fixed length that start at multiples of it. Filter and network see one
+block (with its margin) at a time, always the same one, so that their numbers do not depend on what is asked
+for, on how many workers there are or on where sorting began.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from esort.network import SpikeNetwork
+from esort.prepared import PreparedRecording
+
+__all__ = ["BLOCK_S", "Block", "available_cores", "probability_blocks"]
+
+BLOCK_S = 0.5
+# Samples that the network takes at once: few enough for its features to stay in the processor's cache.
+_NETWORK_SAMPLES = 1000
+
+
+class Block(NamedTuple):
+    """What the network says of one block."""
+
+    start_sample: int
+    probabilities: np.ndarray
+    """float32, shape (N, U)."""
+    read_filter_s: float
+    """Time that reading and filtering took."""
+    network_s: float
+    """Time that the network took."""
+
+
+def probability_blocks(
+    network: SpikeNetwork,
+    prepared: PreparedRecording,
+    start_sample: int,
+    stop_sample: int,
+    *,
+    num_workers: int | None = None,
+    progress: Callable[[Iterable], Iterable] | None = None,
+) -> Iterator[Block]:
+    """Yield the blocks that touch [start_sample, stop_sample), in order of time.
+
+    Parameters
+    ----------
+    network : SpikeNetwork
+        In evaluation mode.
+    prepared : PreparedRecording
+    start_sample, stop_sample : int
+        May reach beyond the recording.
+    num_workers : int, optional
+        Threads, and blocks that are under way at once; by default one per core.
+    progress : callable, optional
+        Wraps the iterator over blocks, for example in a progress bar; what it gets has a length.
+
+    Yields
+    ------
+    Block
+        The first may start before `start_sample`, the last may end behind `stop_sample`.
+    """
+    length = round(BLOCK_S * prepared.sampling_frequency)
+    first = max(0, start_sample) // length
+    last = -(-min(prepared.num_samples, stop_sample) // length)
+    starts = range(first * length, last * length, length)
+    shown = iter(starts if progress is None else progress(starts))
+    workers = num_workers or available_cores()
+    with _one_thread_each(), ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[Block]] = deque()
+        for start in starts:
+            waiting.append(pool.submit(_compute, network, prepared, start, length))
+            # One block more than workers is under way: none of them waits, and memory is bounded.
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+                next(shown)
+        while waiting:
+            yield waiting.popleft().result()
+            next(shown)
+    for _ in shown:  # lets a progress bar end
+        pass
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _compute(network: SpikeNetwork, prepared: PreparedRecording, start: int, length: int) -> Block:
+    """Read, filter and run the network over one block."""
+    begin = perf_counter()
+    stop = min(prepared.num_samples, start + length)
+    before = network.peak_offset_samples
+    after = network.window_samples - before - 1
+    low, high = max(0, start - before), min(prepared.num_samples, stop + after)
+    traces = prepared.traces(low, high)
+    # Outside the recording there is silence: spikes in the first and last window are found too.
+    traces = np.pad(traces, ((low - (start - before), stop + after - high), (0, 0)))
+    read = perf_counter()
+    probabilities = np.empty((stop - start, network.num_units), dtype=np.float32)
+    with torch.inference_mode():
+        for offset in range(0, stop - start, _NETWORK_SAMPLES):
+            count = min(_NETWORK_SAMPLES, stop - start - offset)
+            part = torch.from_numpy(traces[None, offset : offset + count + before + after])
+            probabilities[offset : offset + count] = network(part)[0].sigmoid().numpy()  # (n, U)
+    return Block(start, probabilities, read - begin, perf_counter() - read)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Give every worker one thread: faster than sharing, and the same numbers for any number of workers."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
