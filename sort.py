@@ -7,7 +7,8 @@ from omegaconf import DictConfig
 @hydra.main(version_base="1.3", config_path="conf", config_name="sort")
 def main(config: DictConfig) -> float | None:
     """Run one sorting, or one job of a sweep."""
-    from esort.experiment import one_line_errors, sort
+    from esort.experiment import sort
+    from esort.runs import one_line_errors
 
     return one_line_errors(sort)(config)
 

@@ -2,42 +2,45 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import logging
-import os
-import sys
-from collections.abc import Callable
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
-from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
-from esort.evaluation import agreement
-from esort.files import write_atomically, write_json
-from esort.labels import LabelBudget, LabelledSpikes, select_labels
-from esort.outcome import Outcome, check_output, sort_subject
+from esort.checkpoint import load_card
+from esort.files import write_json
+from esort.labels import LabelBudget
+from esort.learning import LearningSpec
+from esort.outcome import Outcome, sort_subject
 from esort.peers import Teacher
 from esort.probes import ProbeSpec
 from esort.recordings import RecordingPath
 from esort.report import plot_curve
+from esort.results import MODEL, RUN, SCORES, SORTING
+from esort.runs import Run
 from esort.simulation import SimulationSpec
+from esort.sorter import Sorter
 from esort.subject import Subject, open_subject
-from esort.tracking import TrackerSpec
+from esort.teaching import agreement_with_teacher, all_labels, draw_labels
+from esort.tracking import Tracker, TrackerSpec
 from esort.training import TrainingSettings, backbone_digest, train_backbone, train_units
 
-__all__ = ["one_line_errors", "sort", "train"]
+__all__ = ["TrainingPlan", "sort", "train"]
 
 logger = logging.getLogger(__name__)
 
 _MODES = ("pretrain", "finetune", "scratch")
+# What Lightning says about itself, not about the user's data.
+_NOISE = (
+    r".*isinstance\(treespec, LeafSpec\).*",
+    r".*is smaller than the logging interval.*",
+    r".*in eval mode at the start of training.*",
+    r".*does not have many workers.*",
+)
 
 
 def train(config: DictConfig) -> float:
@@ -53,87 +56,13 @@ def train(config: DictConfig) -> float:
     float
         The objective of a sweep: F1 on validation windows. It knows nothing of the part that is scored.
     """
-    # All cheap objects first: a wrong value fails now, not after an hour.
-    folder = _run_folder()
-    mode = config.training.mode
-    if mode not in _MODES:
-        raise ValueError(f"training.mode must be one of {', '.join(_MODES)}, got {mode!r}")
-    target_spec = _make(config.recording.target)
-    source_spec = _make(config.recording.source)
-    budget: LabelBudget = _make(config.label_budget)
-    teacher: Teacher = _make(config.teacher)
-    pretraining, finetuning = _make(config.training.pretrain), _make(config.training.finetune)
-    tracker_spec: TrackerSpec = _make(config.logger)
-    settings = TrainingSettings(
-        network=_make(config.model),
-        preprocessing=_make(config.preprocessing),
-        postprocessing=_make(config.postprocess),
-        make_trainer=_make(config.trainer),
-        seed=_seed(config.seed),
-        resume=bool(config.resume),
-    )
-    teacher.check()
-    cache = Path(config.cache)
-    backbone = None if config.training.backbone is None else Path(config.training.backbone)
-    if backbone is not None and not backbone.is_file():
-        raise FileNotFoundError(f"no backbone at {backbone}: no such file")
-    check_output(folder, overwrite=settings.resume)
-
-    with tracker_spec.open(folder, name=_name(config)) as tracker:
-        tracker.config(_choices() | {"labels": config.labels, "seed": settings.seed, "name": _name(config)})
-        lightning_logger = tracker.lightning_logger()
-        target = None
-        if isinstance(target_spec, RecordingPath):
-            target = open_subject(target_spec, cache)
-        if mode != "scratch" and backbone is None:
-            source_spec = _for_recording(source_spec, target)
-            digest = backbone_digest(source_spec.to_dict(), pretraining, settings)
-            backbone = cache / "backbones" / f"{settings.network.name}-{digest[:16]}.safetensors"
-            if backbone.is_file():
-                logger.info("backbone from the cache: %s", backbone)
-            else:
-                source = open_subject(source_spec, cache)
-                metrics = train_backbone(
-                    source,
-                    _all_labels(source),
-                    pretraining,
-                    settings,
-                    path=backbone,
-                    folder=folder,
-                    lightning_logger=lightning_logger,
-                )
-                tracker.summary({f"pretrain/{key}": value for key, value in metrics.items()})
-                if mode == "pretrain":
-                    return _finish_pretraining(folder, backbone, metrics, tracker)
-        if mode == "pretrain":
-            assert backbone is not None
-            return _finish_pretraining(folder, backbone, {}, tracker)
-
-        if target is None:
-            target = open_subject(target_spec, cache)
-        labels = _labels(target, teacher, budget, settings.seed, folder)
-        model = folder / "model.safetensors"
-        metrics = train_units(
-            target,
-            labels,
-            finetuning,
-            settings,
-            backbone=None if mode == "scratch" else backbone,
-            path=model,
-            folder=folder,
-            lightning_logger=lightning_logger,
-        )
-        outcome = sort_subject(
-            model,
-            target,
-            folder,
-            start_sample=labels.stop_sample if budget.kind != "interval" else _stop_of(teacher, target),
-            overwrite=settings.resume,
-            facts={"num_labels": labels.num_spikes, "labelled_units": labels.num_units, "training": metrics},
-        )
-        _agree(outcome, target, teacher, folder)
-        _record(tracker, outcome, model, metrics)
-        _say_where(outcome, model)
+    _ignore_noise()
+    run = Run.current(config)
+    plan = TrainingPlan.from_config(config)
+    with plan.tracker.open(run.folder, name=run.name) as tracker:
+        tracker.config(run.columns)
+        phase = _pretrain if plan.mode == "pretrain" else _learn_and_sort
+        metrics = phase(plan, run.folder, tracker)
     return metrics.get("val/f1", float("nan"))
 
 
@@ -150,252 +79,286 @@ def sort(config: DictConfig) -> float | None:
     float or None
         Pooled accuracy where the ground truth is known.
     """
-    folder = _run_folder()
-    spec = _make(config.recording.target)
-    tracker_spec: TrackerSpec = _make(config.logger)
-    thresholds, num_workers = config.thresholds, config.num_workers
-    if thresholds is not None and not (isinstance(thresholds, (int, float)) and 0 < thresholds <= 1):
-        raise ValueError(f"thresholds must be a number in (0, 1], got {thresholds!r}")
-    if num_workers is not None and not (isinstance(num_workers, int) and num_workers >= 1):
-        raise ValueError(f"num_workers must be a whole number of at least 1, got {num_workers!r}")
-    check_output(folder, overwrite=bool(config.overwrite))
+    run = Run.current(config)
+    spec = make(config.recording.target)
+    tracker_spec: TrackerSpec = make(config.logger)
+    thresholds = _threshold(config.thresholds)
+    num_workers = None if config.num_workers is None else _whole("num_workers", config.num_workers, least=1)
     checkpoint = Path(config.checkpoint).expanduser()
-    if not checkpoint.is_file():
-        raise FileNotFoundError(f"no checkpoint at {checkpoint}: no such file")
-    subject = open_subject(spec, config.cache)
-    outcome = sort_subject(
-        checkpoint,
-        subject,
-        folder,
-        thresholds=thresholds,
-        num_workers=num_workers,
-        overwrite=bool(config.overwrite),
-    )
-    if tracker_spec.kind != "csv":
-        with tracker_spec.open(folder, name=_name(config)) as tracker:
-            tracker.config(_choices())
-            _record(tracker, outcome, None, {})
-    _say_where(outcome, None)
+    Sorter.load(checkpoint)  # a file that cannot be used is found before the recording is opened or made
+    with tracker_spec.open(run.folder, name=run.name) as tracker:
+        tracker.config(run.columns | {"checkpoint": str(checkpoint)})
+        outcome = sort_subject(
+            checkpoint,
+            open_subject(spec, config.cache),
+            run.folder,
+            thresholds=thresholds,
+            num_workers=num_workers,
+            overwrite=bool(config.overwrite),
+        )
+        _record(tracker, outcome)
+    _say_where(outcome)
     return outcome.scores.pooled_accuracy if outcome.scores else None
 
 
-def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """Turn an expected error into one line and exit code 1; with HYDRA_FULL_ERROR=1 the traceback stays."""
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """All cheap objects of a training: a wrong value fails when they are made, not after an hour.
 
-    @functools.wraps(task)
-    def run(config: DictConfig) -> Any:
-        try:
-            return task(config)
-        except (ValueError, OSError, OmegaConfBaseException, InstantiationException) as error:
-            if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("0", ""):
-                raise
-            # Hydra wraps what a target raised; the user wants the reason, not the wrapping.
-            wrapped = error.__cause__ if isinstance(error, InstantiationException) else None
-            print(f"error: {_first_line(wrapped or error)}", file=sys.stderr)
-            sys.exit(1)
+    Parameters
+    ----------
+    mode : {"pretrain", "finetune", "scratch"}
+    target : SimulationSpec or RecordingPath
+        The recording to learn and to sort.
+    source : SimulationSpec or callable
+        The recording to pretrain on; for a target on disk, a callable that wants its contacts and rate.
+    budget : LabelBudget
+    teacher : Teacher
+    pretraining : LearningSpec
+    finetuning : LearningSpec or None
+    settings : TrainingSettings
+    tracker : TrackerSpec
+    cache : Path
+    backbone : Path or None
+        None: from the cache, or made now.
+    """
 
-    return run
+    mode: str
+    target: SimulationSpec | RecordingPath
+    source: Any
+    budget: LabelBudget
+    teacher: Teacher
+    pretraining: LearningSpec
+    finetuning: LearningSpec | None
+    settings: TrainingSettings
+    tracker: TrackerSpec
+    cache: Path
+    backbone: Path | None
+
+    def __post_init__(self) -> None:
+        if self.mode not in _MODES:
+            raise ValueError(f"training.mode must be one of {', '.join(_MODES)}, got {self.mode!r}")
+        if self.mode == "pretrain" and self.backbone is not None:
+            raise ValueError("training=pretrain makes a backbone: expected training.backbone=null")
+        if self.backbone is not None:
+            load_card(self.backbone)
+        self.teacher.check()
+
+    @classmethod
+    def from_config(cls, config: DictConfig) -> TrainingPlan:
+        """Make all objects that ``conf/train.yaml`` describes."""
+        settings = TrainingSettings(
+            network=make(config.model),
+            preprocessing=make(config.preprocessing),
+            postprocessing=make(config.postprocess),
+            make_trainer=make(config.trainer),
+            seed=_whole("seed", config.seed, least=0),
+            resume=bool(config.resume),
+        )
+        backbone = config.training.backbone
+        return cls(
+            mode=config.training.mode,
+            target=make(config.recording.target),
+            source=make(config.recording.source),
+            budget=make(config.label_budget),
+            teacher=make(config.teacher),
+            pretraining=make(config.training.pretrain),
+            finetuning=make(config.training.finetune),
+            settings=settings,
+            tracker=make(config.logger),
+            cache=Path(config.cache).expanduser(),
+            backbone=None if backbone is None else Path(backbone).expanduser(),
+        )
+
+    def source_for(self, target: Subject | None) -> SimulationSpec:
+        """The recording to pretrain on: as configured, or with the contacts and the rate of the target."""
+        if isinstance(self.source, SimulationSpec):
+            return self.source
+        assert target is not None
+        return self.source(
+            probe=ProbeSpec(contact_positions_um=target.contact_positions_um.tolist()),
+            sampling_frequency=target.sampling_frequency,
+        )
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
-
-
-def _make(node: Any) -> Any:
+def make(node: Any) -> Any:
     """Instantiate a node of the configuration; its values are plain containers."""
     return None if node is None else instantiate(node, _convert_="all")
 
 
-def _seed(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"seed must be a whole number of at least 0, got {value!r}")
-    return value
-
-
-def _run_folder() -> Path:
-    return Path(HydraConfig.get().runtime.output_dir)
-
-
-def _choices() -> dict[str, Any]:
-    """What was chosen in each group, the columns of a dashboard."""
-    choices = HydraConfig.get().runtime.choices
-    return {group: choice for group, choice in choices.items() if not group.startswith("hydra")}
-
-
-def _name(config: DictConfig) -> str:
-    """Name of a run, from the choices that tell runs apart."""
-    choices = _choices()
-    if config.recording.get("path") is not None:
-        choices["probe"] = Path(config.recording.path).name
-    parts = [choices.get(group) for group in ("probe", "noise", "drift", "model", "training", "teacher")]
-    if "labels" in config:
-        parts.append(f"{choices['label_budget']}{config.labels}")
-    return "-".join([str(part) for part in parts if part not in (None, "none")] + [f"seed{config.seed}"])
-
-
-def _for_recording(source: Any, target: Subject | None) -> SimulationSpec:
-    """Complete the source's spec, which lacks the contacts and the rate of a recording on disk."""
-    if isinstance(source, SimulationSpec):
-        return source
-    assert target is not None
-    return source(
-        probe=ProbeSpec(contact_positions_um=target.contact_positions_um.tolist()),
-        sampling_frequency=target.sampling_frequency,
-    )
-
-
-def _all_labels(source: Subject) -> LabelledSpikes:
-    """Every spike of a simulated source."""
-    assert source.ground_truth is not None
-    return _select(source, source.ground_truth, LabelBudget(), source.num_samples, 0)
-
-
-def _select(
-    subject: Subject, sorting: Any, budget: LabelBudget, stop_sample: int, seed: int
-) -> LabelledSpikes:
-    spikes = sorting.to_spike_vector()
-    return select_labels(
-        spikes["sample_index"],
-        spikes["unit_index"],
-        sorting.unit_ids,
-        budget=budget,
-        sampling_frequency=subject.sampling_frequency,
-        start_sample=0,
-        stop_sample=stop_sample,
-        rng=np.random.default_rng(seed),
-    )
-
-
-def _stop_of(teacher: Teacher, target: Subject) -> int:
-    return teacher.stop_sample(target.recording)
-
-
-def _labels(
-    target: Subject, teacher: Teacher, budget: LabelBudget, seed: int, folder: Path
-) -> LabelledSpikes:
-    """Ask the teacher, or the ground truth, for the labels that the budget allows."""
-    stop_sample = _stop_of(teacher, target)
-    if teacher.sorter is None:
-        if target.ground_truth is None:
-            raise ValueError(
-                "the recording has no labels: give teacher=lupin (or another sorter), "
-                "teacher=sorting teacher.path=FOLDER, or recording.ground_truth=FOLDER"
-            )
-        return _select(target, target.ground_truth, budget, stop_sample, seed)
-    logger.info("teacher %s on the first %.1f s", teacher.sorter, stop_sample / target.sampling_frequency)
-    sorting = teacher.sorting(target.recording, folder / "teacher", stop_sample=stop_sample)
-    return _select(target, sorting, budget, stop_sample, seed)
-
-
-def _agree(outcome: Outcome, target: Subject, teacher: Teacher, folder: Path) -> None:
-    """Without ground truth: how far the teacher, asked for the rest, agrees."""
-    if teacher.sorter is None or outcome.scores is not None:
-        return
-    start, stop = outcome.run["start_sample"], outcome.run["stop_sample"]
-    if stop <= start:
-        logger.warning("the teacher's part is all of the recording: nothing is left to agree on")
-        return
-    rest = teacher.sorting(target.recording, folder / "teacher_rest", start_sample=start, stop_sample=stop)
-    found = agreement(rest, outcome.sorting, start_sample=start, stop_sample=stop)
-    content = {
-        "pooled_accuracy": None,
-        "mean_accuracy": None,
-        "teacher": teacher.sorter,
-        "agreement": {"mean_best": found.mean_best, "pooled": found.pooled, "units": found.best()},
-    }
-    write_json(folder / "scores.json", content)
-    logger.info("agreement with the teacher on the rest: %.3f of its units' spikes", found.mean_best)
-
-
-def _finish_pretraining(folder: Path, backbone: Path, metrics: dict[str, float], tracker: Any) -> float:
-    write_json(folder / "run.json", {"backbone": str(backbone.resolve()), "training": metrics})
+def _pretrain(plan: TrainingPlan, folder: Path, tracker: Tracker) -> dict[str, float]:
+    """Make a backbone, for the cache."""
+    on_disk = isinstance(plan.target, RecordingPath)
+    target = open_subject(plan.target, plan.cache) if on_disk else None
+    backbone, metrics = _backbone(plan, target, folder, tracker)
+    write_json(folder / RUN, {"backbone": str(backbone.resolve()), "training": metrics})
     tracker.artifact(backbone, backbone.stem, "model")
     print(f"backbone: {backbone}")
-    return metrics.get("val/f1", float("nan"))
+    return metrics
 
 
-def _record(tracker: Any, outcome: Outcome, model: Path | None, metrics: dict[str, float]) -> None:
-    """Everything of a run for the dashboard."""
-    summary: dict[str, Any] = {
-        name: outcome.run[name] for name in ("num_units", "num_spikes", "real_time_factor", "peak_rss_bytes")
+def _learn_and_sort(plan: TrainingPlan, folder: Path, tracker: Tracker) -> dict[str, float]:
+    """Learn the units of the target's first part, sort the rest."""
+    assert plan.finetuning is not None
+    target = open_subject(plan.target, plan.cache)
+    # The teacher comes first: if there is nothing to learn, the backbone need not be made.
+    labels = draw_labels(target, plan.teacher, plan.budget, seed=plan.settings.seed, folder=folder)
+    backbone = None if plan.mode == "scratch" else _backbone(plan, target, folder, tracker)[0]
+    metrics = train_units(
+        target,
+        labels,
+        plan.finetuning,
+        plan.settings,
+        backbone=backbone,
+        path=folder / MODEL,
+        folder=folder,
+        lightning_logger=tracker.lightning_logger(),
+    )
+    outcome = sort_subject(
+        folder / MODEL,
+        target,
+        folder,
+        start_sample=plan.teacher.stop_sample(target.recording),
+        overwrite=plan.settings.resume,
+        facts={
+            "num_labels": labels.num_spikes,
+            "labelled_units": labels.num_units,
+            "teacher": plan.teacher.path or plan.teacher.sorter,
+            "backbone": backbone,
+            "training": metrics,
+        },
+    )
+    agreement = None
+    if outcome.scores is None:
+        agreement = _agree(plan.teacher, target, outcome)
+    if _draw_curve(tracker, folder / "learning.png"):
+        outcome.pictures.append(folder / "learning.png")
+    tracker.summary(metrics)
+    _record(tracker, outcome, agreement)
+    tracker.artifact(folder / MODEL, "model", "model")
+    _say_where(outcome, agreement)
+    return metrics
+
+
+def _backbone(
+    plan: TrainingPlan, target: Subject | None, folder: Path, tracker: Tracker
+) -> tuple[Path, dict[str, float]]:
+    """Find the backbone, or make it and keep it in the cache.
+
+    Returns
+    -------
+    path : Path
+    metrics : dict
+        Of its training; empty where it was found.
+    """
+    if plan.backbone is not None:
+        return plan.backbone, {}
+    spec = plan.source_for(target)
+    digest = backbone_digest(spec.to_dict(), plan.pretraining, plan.settings)
+    path = plan.cache / "backbones" / f"{plan.settings.network.name}-{digest[:16]}.safetensors"
+    if path.is_file():
+        logger.info("backbone from the cache: %s", path)
+        return path, {}
+    source = open_subject(spec, plan.cache)
+    metrics = train_backbone(
+        source,
+        all_labels(source),
+        plan.pretraining,
+        plan.settings,
+        path=path,
+        folder=folder,
+        lightning_logger=tracker.lightning_logger(),
+    )
+    tracker.summary({f"pretrain/{name}": value for name, value in metrics.items()})
+    return path, metrics
+
+
+def _agree(teacher: Teacher, target: Subject, outcome: Outcome) -> dict[str, Any] | None:
+    """Without scores against a ground truth: the teacher's opinion of the rest, in ``scores.json``."""
+    start, stop = outcome.run["start_sample"], outcome.run["stop_sample"]
+    agreement = None
+    if teacher.sorter is not None:
+        agreement = agreement_with_teacher(
+            outcome.sorting, target, teacher, start_sample=start, stop_sample=stop, folder=outcome.folder
+        )
+    content = {
+        "pooled_accuracy": None,  # nobody knows the truth
+        "mean_accuracy": None,
+        "teacher": teacher.path or teacher.sorter,
+        "start_sample": start,
+        "stop_sample": stop,
+        "agreement": agreement,
     }
-    summary.update(metrics)
+    write_json(outcome.folder / SCORES, content)
+    return agreement
+
+
+def _draw_curve(tracker: Tracker, path: Path) -> bool:
+    """Draw the curve of learning; a run of one epoch has none."""
+    try:
+        plot_curve(tracker.folder / "metrics.csv", path)
+    except ValueError as error:
+        logger.info("no learning curve: %s", error)
+        return False
+    return True
+
+
+def _record(tracker: Tracker, outcome: Outcome, agreement: dict[str, Any] | None = None) -> None:
+    """Everything of a sorting for the dashboard."""
+    names = ("num_units", "num_spikes", "real_time_factor", "peak_rss_bytes")
+    summary = {name: outcome.run[name] for name in names}
     if outcome.scores is not None:
         content = outcome.scores.to_dict()
         summary.update({name: content[name] for name in ("pooled_accuracy", "mean_accuracy")})
         columns = ["unit_id", "accuracy", "precision", "recall", "num_spikes", "matched_unit_id"]
         tracker.table("units", columns, [[unit[name] for name in columns] for unit in content["units"]])
+    if agreement is not None:
+        summary.update({f"agreement_{name}": agreement[name] for name in ("mean_best", "pooled")})
+        columns = ["unit_id", "num_spikes", "best_unit_id", "agreement"]
+        tracker.table("units", columns, [[unit[name] for name in columns] for unit in agreement["units"]])
     tracker.summary(summary)
-    if (tracker.folder / "metrics.csv").exists():
-        try:
-            plot_curve(tracker.folder / "metrics.csv", outcome.folder / "learning.png")
-            outcome.pictures.append(outcome.folder / "learning.png")
-        except ValueError as error:  # a run of one epoch has no curve
-            logger.info("no learning curve: %s", error)
     for picture in outcome.pictures:
         tracker.image(picture, picture.stem)
-    if model is not None:
-        tracker.artifact(model, "model", "model")
 
 
-def _say_where(outcome: Outcome, model: Path | None) -> None:
+def _say_where(outcome: Outcome, agreement: dict[str, Any] | None = None) -> None:
     """The last lines on the terminal: what came out and where it lies."""
     run, folder = outcome.run, outcome.folder
-    lines = [
-        f"{run['num_spikes']} spikes of {run['num_units']} units, "
-        f"{run['real_time_factor']:.1f} times real time on {run['cores']} cores",
-        f"sorting:  {folder / 'sorting'}",
-    ]
     if outcome.scores is not None:
-        lines.insert(
-            0,
+        print(
             f"pooled accuracy {outcome.scores.pooled_accuracy:.3f}, "
-            f"mean accuracy {outcome.scores.mean_accuracy:.3f}",
+            f"mean accuracy {outcome.scores.mean_accuracy:.3f}"
         )
-    if (folder / "scores.json").exists():
-        lines.append(f"scores:   {folder / 'scores.json'}")
-    if outcome.pictures:
-        lines.append(f"picture:  {outcome.pictures[0]}")
-    if model is not None:
-        lines.append(f"model:    {model}")
-    print("\n".join(lines))
+    if agreement is not None and agreement["mean_best"] is not None:
+        print(
+            f"agreement with the teacher on the rest: {agreement['mean_best']:.3f} in the mean over its "
+            f"{len(agreement['units'])} units, {agreement['pooled']:.3f} of all spikes"
+        )
+    print(
+        f"{run['num_spikes']} spikes of {run['num_units']} units, "
+        f"{run['real_time_factor']:.1f} times real time on {run['cores']} cores"
+    )
+    places = {"sorting": folder / SORTING, "scores": folder / SCORES, "model": folder / MODEL}
+    places["picture"] = outcome.pictures[0] if outcome.pictures else Path()
+    for name, path in places.items():
+        if path.is_file() or (name == "sorting"):
+            print(f"{name + ':':<9} {path}")
 
 
-class SweepTable(Callback):
-    """Hydra callback: one table of all jobs at the end of a sweep."""
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Gather what the jobs left and print it as a table, also written as ``table.csv``."""
-        folder = Path(config.hydra.sweep.dir)
-        rows = [row for job in sorted(folder.glob("*/"), key=_job_number) if (row := _row(job))]
-        if not rows:
-            return
-        table = pd.DataFrame(rows)
-        with write_atomically(folder / "table.csv") as partial:
-            table.to_csv(partial, index=False)
-        print(table.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep=""))
-        print(f"table:    {folder / 'table.csv'}")
-
-
-def _job_number(folder: Path) -> tuple[int, str]:
-    return (int(folder.name) if folder.name.isdigit() else sys.maxsize, folder.name)
-
-
-def _row(folder: Path) -> dict[str, Any] | None:
-    """One job: what was overridden, and what came out."""
-    overrides = folder / ".hydra" / "overrides.yaml"
-    if not overrides.is_file():
+def _threshold(value: Any) -> float | None:
+    if value is None:
         return None
-    row: dict[str, Any] = {"job": folder.name}
-    for override in OmegaConf.load(overrides):
-        name, _, value = str(override).partition("=")
-        row[name.lstrip("+~")] = value
-    for file, names in (
-        ("scores.json", ("pooled_accuracy", "mean_accuracy")),
-        ("run.json", ("num_units", "num_spikes", "real_time_factor")),
-    ):
-        path = folder / file
-        content = json.loads(path.read_text()) if path.is_file() else {}
-        row.update({name: content.get(name) for name in names})
-    return row
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        raise ValueError(f"thresholds must be a number in (0, 1], got {value!r}")
+    return float(value)
+
+
+def _whole(name: str, value: Any, *, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return value
+
+
+def _ignore_noise() -> None:
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message=message)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import resource
-import shutil
 import sys
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,19 +19,23 @@ from esort.checkpoint import package_versions
 from esort.evaluation import Scores, score
 from esort.files import new_folder_atomically, sha256_of_file, write_json
 from esort.footprints import estimate_footprints
+from esort.inference import BLOCK_S, available_cores
 from esort.report import plot_accuracy, plot_probe
+from esort.results import RUN, SCORES, SORTING, check_output, set_aside
 from esort.sorter import Sorter, SortResult
 from esort.subject import Subject
 from esort.traces import plot_traces
 
 if TYPE_CHECKING:
-    from spikeinterface.core import BaseSorting
+    from spikeinterface.core import BaseRecording, BaseSorting
 
 __all__ = ["Outcome", "sort_subject", "unlabelled_stretch"]
 
 logger = logging.getLogger(__name__)
 
+_PICTURES = ("traces.png", "probe.png", "accuracy.png")
 _PICTURE_S = 0.04
+_PROGRESS = "{desc}: {percentage:3.0f}% |{bar}| {n:.0f} of {total:.0f} s of recording, {remaining} left"
 # Mean waveforms for the pictures are taken from this much of the recording.
 _FOOTPRINT_S = 20.0
 
@@ -61,19 +64,14 @@ class Outcome:
 
 
 def unlabelled_stretch(sorter: Sorter, subject: Subject) -> tuple[int, int]:
-    """Return the time of a recording that no label of the sorter came from, for scoring.
+    """Return the time [start, stop) of a recording that no label of the sorter came from, for scoring.
 
-    Raises
-    ------
-    ValueError
-        If nothing is left.
+    Of the time before and after the labels, the longer; empty where the labels came from everywhere.
     """
     labels = sorter.card.labels
     if labels is None or labels.recording_fingerprint != subject.fingerprint:
         return 0, subject.num_samples
     before, after = labels.start_sample, subject.num_samples - labels.stop_sample
-    if max(before, after) <= 0:
-        raise ValueError("the labels of this checkpoint came from all of this recording: nothing to score on")
     return (labels.stop_sample, subject.num_samples) if after >= before else (0, before)
 
 
@@ -119,7 +117,8 @@ def sort_subject(
     FileNotFoundError, CheckpointError, ValueError
         If the checkpoint cannot be read, or does not fit the recording.
     """
-    check_output(folder, overwrite=overwrite)
+    if not overwrite and (folder / SORTING).exists():
+        check_output(folder, overwrite=False)
     sorter = Sorter.load(checkpoint)
     result = sorter.sort(
         subject.recording,
@@ -127,9 +126,11 @@ def sort_subject(
         stop_sample=stop_sample,
         thresholds=thresholds,
         num_workers=num_workers,
-        progress=_progress_bar(subject.sampling_frequency),
+        progress=_progress_bar,
     )
-    sorting = _write_sorting(result, folder / "sorting")
+    sorting = _write_sorting(result, folder / SORTING)
+    for name in (SCORES, *_PICTURES):
+        (folder / name).unlink(missing_ok=True)  # of the sorting that was replaced
     stop_sample = start_sample + result.num_samples
     run = {
         "recording": subject.source,
@@ -138,6 +139,20 @@ def sort_subject(
         "checkpoint_sha256": sha256_of_file(checkpoint),
         "start_sample": start_sample,
         "stop_sample": stop_sample,
+        **_describe(result, subject),
+        **(facts or {}),
+    }
+    write_json(folder / RUN, run)
+    scores = _score(sorter, subject, sorting, start_sample, stop_sample)
+    if scores is not None:
+        scores.save(folder / SCORES)
+    pictures = _draw(sorter, subject, result, sorting, scores, folder, start_sample)
+    return Outcome(folder=folder, run=run, sorting=sorting, scores=scores, pictures=pictures)
+
+
+def _describe(result: SortResult, subject: Subject) -> dict[str, Any]:
+    """What came out and what it took."""
+    return {
         "sampling_frequency": result.sampling_frequency,
         "num_channels": subject.recording.get_num_channels(),
         "num_units": len(result.unit_ids),
@@ -145,56 +160,36 @@ def sort_subject(
         "seconds": result.seconds,
         "real_time_factor": result.real_time_factor,
         "peak_rss_bytes": _peak_rss_bytes(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": available_cores(),
         "platform": platform.platform(),
         "versions": package_versions(),
-        **(facts or {}),
     }
-    write_json(folder / "run.json", run)
-    scores = None
-    if subject.ground_truth is not None and result.num_samples:
-        first, last = unlabelled_stretch(sorter, subject)
-        scores = score(
-            subject.ground_truth,
-            sorting,
-            start_sample=max(first, start_sample),
-            stop_sample=min(last, stop_sample),
-        )
-        scores.save(folder / "scores.json")
-    pictures = _draw(sorter, subject, result, sorting, scores, folder, start_sample)
-    return Outcome(folder=folder, run=run, sorting=sorting, scores=scores, pictures=pictures)
-
-
-def check_output(folder: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that holds a sorting already.
-
-    Raises
-    ------
-    FileExistsError
-        Unless `overwrite`.
-    """
-    if (folder / "sorting").exists() and not overwrite:
-        raise FileExistsError(
-            f"{folder / 'sorting'} exists: choose another folder, or replace it by overwrite=true"
-        )
 
 
 def _write_sorting(result: SortResult, path: Path) -> BaseSorting:
     """Save as SpikeInterface's folder, whole or not at all, with each spike's probability beside it."""
     import spikeinterface
 
-    old = path.with_name(f".{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    with new_folder_atomically(path.with_name(f".{path.name}.new")) as partial:
-        result.sorting().save(folder=partial / "sorting")
-        np.save(partial / "sorting" / "probability.npy", result.spikes.probability)
-    new = path.with_name(f".{path.name}.new")
-    if path.exists():
-        os.rename(path, old)
-    os.rename(new / "sorting", path)
-    shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+    with set_aside(path), new_folder_atomically(path) as partial, warnings.catch_warnings():
+        # The spikes come from a network, not from a file: there is no provenance to save.
+        warnings.filterwarnings("ignore", message="The extractor is not serializable")
+        result.sorting().save(folder=partial, overwrite=True)
+        np.save(partial / "probability.npy", result.spikes.probability)
     return spikeinterface.load(path)
+
+
+def _score(
+    sorter: Sorter, subject: Subject, sorting: BaseSorting, start_sample: int, stop_sample: int
+) -> Scores | None:
+    """Compare with the ground truth, where there is one, on the time that no label came from."""
+    if subject.ground_truth is None:
+        return None
+    first, last = unlabelled_stretch(sorter, subject)
+    first, last = max(first, start_sample), min(last, stop_sample)
+    if first >= last:
+        logger.warning("no scores: the checkpoint's labels came from all that was sorted")
+        return None
+    return score(subject.ground_truth, sorting, start_sample=first, stop_sample=last)
 
 
 def _draw(
@@ -207,42 +202,66 @@ def _draw(
     start_sample: int,
 ) -> list[Path]:
     """Pictures of what was found; none where nothing was."""
-    rate = result.sampling_frequency
-    if len(result.spikes) == 0 or result.num_samples < rate * _PICTURE_S:
+    if len(result.spikes) == 0 or result.num_samples < result.sampling_frequency * _PICTURE_S:
         return []
+    traces, probe, accuracy = (folder / name for name in _PICTURES)
     filtered = sorter.prepare(subject.recording).filtered
-    pictures = [folder / "traces.png", folder / "probe.png"]
+    matches = {unit.unit_id: unit.matched_unit_id for unit in scores.units} if scores else None
     plot_traces(
         filtered,
         sorting,
-        pictures[0],
-        start_s=(start_sample + (result.num_samples - rate * _PICTURE_S) / 2) / rate,
+        traces,
+        start_s=_busy_sample(result, start_sample) / result.sampling_frequency,
         duration_s=_PICTURE_S,
         ground_truth=subject.ground_truth,
-        matches={unit.unit_id: unit.matched_unit_id for unit in scores.units} if scores else None,
+        matches=matches,
     )
-    footprints = estimate_footprints(
-        filtered,
-        sorting,
-        start_sample=start_sample,
-        stop_sample=min(start_sample + result.num_samples, start_sample + round(_FOOTPRINT_S * rate)),
-    )
+    _draw_probe(filtered, sorting, scores, probe, start_sample, start_sample + result.num_samples)
     if scores is None:
-        plot_probe(footprints, pictures[1])
-        return pictures
-    matched = [unit for unit in scores.units if unit.matched_unit_id is not None]
-    accuracy = {unit.matched_unit_id: unit.accuracy for unit in matched}
-    plot_probe(footprints, pictures[1], values=accuracy)
-    pictures.append(folder / "accuracy.png")
-    plot_accuracy(scores.to_dict(), pictures[2], signal_to_noise=subject.signal_to_noise or None)
-    return pictures
+        return [traces, probe]
+    plot_accuracy(scores.to_dict(), accuracy, signal_to_noise=subject.signal_to_noise or None)
+    return [traces, probe, accuracy]
 
 
-def _progress_bar(sampling_frequency: float) -> Callable[[Iterable], Iterable]:
-    def wrap(blocks: Iterable) -> Iterable:
-        return tqdm(blocks, desc="sorting", unit="block", disable=None, file=sys.stderr)
+def _busy_sample(result: SortResult, start_sample: int) -> int:
+    """Start of a stretch for the picture of the traces: the one that shows most spikes."""
+    samples = result.spikes.sample_index
+    length = int(_PICTURE_S * result.sampling_frequency)
+    counts = np.searchsorted(samples, samples + length) - np.arange(samples.size)
+    # A little before the first of these spikes, so that it is seen whole.
+    start = int(samples[counts.argmax()]) - length // 20
+    return min(max(start, start_sample), start_sample + result.num_samples - length - 1)
 
-    return wrap
+
+def _draw_probe(
+    filtered: BaseRecording,
+    sorting: BaseSorting,
+    scores: Scores | None,
+    path: Path,
+    start_sample: int,
+    stop_sample: int,
+) -> None:
+    """Where the units are, coloured by accuracy where it is known."""
+    length = round(_FOOTPRINT_S * filtered.sampling_frequency)
+    footprints = estimate_footprints(
+        filtered, sorting, start_sample=start_sample, stop_sample=min(stop_sample, start_sample + length)
+    )
+    matched = [unit for unit in scores.units if unit.matched_unit_id is not None] if scores else []
+    values = {unit.matched_unit_id: unit.accuracy for unit in matched}
+    plot_probe(footprints, path, values=values if scores else None)
+
+
+def _progress_bar(blocks: Iterable) -> Iterable:
+    """Seconds of recording that are done, of how many, and the time that is left; only on a terminal."""
+    return tqdm(
+        blocks,
+        desc="sorting",
+        unit="s",
+        unit_scale=BLOCK_S,
+        disable=None,
+        file=sys.stderr,
+        bar_format=_PROGRESS,
+    )
 
 
 def _peak_rss_bytes() -> int:

@@ -262,6 +262,60 @@ class Teacher:
             )
         return sorting
 
+    def units(
+        self,
+        recording: BaseRecording,
+        folder: str | os.PathLike[str],
+        *,
+        start_sample: int = 0,
+        stop_sample: int | None = None,
+    ) -> BaseSorting:
+        """Ask the teacher for the units of a stretch that have spikes enough.
+
+        Parameters
+        ----------
+        recording, folder, start_sample, stop_sample
+            See `sorting`.
+
+        Returns
+        -------
+        BaseSorting
+            In memory, with the spikes of the stretch only; units with fewer than `min_spikes` there are left
+            out.
+
+        Raises
+        ------
+        ValueError, FileNotFoundError
+            See `sorting`; or no unit is left.
+        """
+        from spikeinterface.core import NumpySorting
+
+        stop = recording.get_num_samples() if stop_sample is None else stop_sample
+        sorting = self.sorting(recording, folder, start_sample=start_sample, stop_sample=stop)
+        spikes = sorting.to_spike_vector()
+        spikes = spikes[(spikes["sample_index"] >= start_sample) & (spikes["sample_index"] < stop)]
+        fewest = self.min_spikes or (1 if self.sorter == "sorting" else MIN_SPIKES)
+        counts = np.bincount(spikes["unit_index"], minlength=len(sorting.unit_ids))
+        scarce = (counts > 0) & (counts < fewest)
+        if scarce.any():
+            names = ", ".join(
+                f"{unit_id} ({count})"
+                for unit_id, count in zip(sorting.unit_ids[scarce], counts[scarce], strict=True)
+            )
+            logger.warning("units of the teacher with fewer than %d spikes are left out: %s", fewest, names)
+            spikes = spikes[~scarce[spikes["unit_index"]]]
+        if spikes.size == 0:
+            rate = recording.sampling_frequency
+            raise ValueError(
+                f"teacher {self.path or self.sorter} has no unit of {fewest} spikes or more in the "
+                f"{'first ' if start_sample == 0 else ''}{(stop - start_sample) / rate:g} s of the recording"
+                f"{f' from {start_sample / rate:g} s on' if start_sample else ''}"
+            )
+        present, unit_index = np.unique(spikes["unit_index"], return_inverse=True)
+        kept = spikes.copy()
+        kept["unit_index"] = unit_index
+        return NumpySorting(kept, recording.sampling_frequency, np.asarray(sorting.unit_ids)[present])
+
     def spikes(
         self, recording: BaseRecording, folder: str | os.PathLike[str]
     ) -> tuple[np.ndarray, np.ndarray, tuple]:
@@ -282,30 +336,12 @@ class Teacher:
         Raises
         ------
         ValueError, FileNotFoundError
-            See `sorting`; or there is no spike in that time.
+            See `units`.
         """
-        stop = self.stop_sample(recording)
-        sorting = self.sorting(recording, folder, stop_sample=stop)
-        spikes = sorting.to_spike_vector()
-        spikes = spikes[spikes["sample_index"] < stop]
-        fewest = self.min_spikes or (1 if self.sorter == "sorting" else MIN_SPIKES)
-        counts = np.bincount(spikes["unit_index"], minlength=len(sorting.unit_ids))
-        scarce = (counts > 0) & (counts < fewest)
-        if scarce.any():
-            names = ", ".join(
-                f"{unit_id} ({count})"
-                for unit_id, count in zip(sorting.unit_ids[scarce], counts[scarce], strict=True)
-            )
-            logger.warning("units of the teacher with fewer than %d spikes are left out: %s", fewest, names)
-            spikes = spikes[~scarce[spikes["unit_index"]]]
-        if spikes.size == 0:
-            raise ValueError(
-                f"teacher {self.path or self.sorter} has no unit of {fewest} spikes or more in the first "
-                f"{stop / recording.sampling_frequency:g} s of the recording"
-            )
-        present, unit_index = np.unique(spikes["unit_index"], return_inverse=True)
-        unit_ids = tuple(np.asarray(sorting.unit_ids)[present].tolist())
-        return spikes["sample_index"].astype(np.int64), unit_index.astype(np.int64), unit_ids
+        units = self.units(recording, folder, stop_sample=self.stop_sample(recording))
+        spikes = units.to_spike_vector()
+        sample_index, unit_index = (spikes[name].astype(np.int64) for name in ("sample_index", "unit_index"))
+        return sample_index, unit_index, tuple(units.unit_ids.tolist())
 
 
 def _sorter_class(name: str) -> Any:

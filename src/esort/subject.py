@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from esort.health import check_recording, fingerprint
+from esort.health import check_finite, check_recording, fingerprint
 from esort.recordings import RecordingPath
 from esort.simulation import Simulation, SimulationSpec, simulate
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording, BaseSorting
 
 __all__ = ["Subject", "open_subject"]
+
+_CHUNK_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,6 +58,23 @@ class Subject:
     def contact_positions_um(self) -> np.ndarray:
         """Contact of each channel, (C, 2)."""
         return np.asarray(self.recording.get_channel_locations(), dtype=float)
+
+    def check_traces(self, stop_sample: int) -> None:
+        """Look for a NaN or an infinity in [0, stop_sample), before anything is made of the traces.
+
+        Integers hold none, and are not read.
+
+        Raises
+        ------
+        ValueError
+            It says where the first one is.
+        """
+        if np.dtype(self.recording.dtype).kind != "f":
+            return
+        length = round(_CHUNK_S * self.sampling_frequency)
+        for start in range(0, stop_sample, length):
+            traces = self.recording.get_traces(start_frame=start, end_frame=min(stop_sample, start + length))
+            check_finite(traces, start, self.recording.channel_ids)
 
 
 def open_subject(spec: SimulationSpec | RecordingPath, cache_folder: str | os.PathLike[str]) -> Subject:

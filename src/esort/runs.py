@@ -1,0 +1,126 @@
+"""What Hydra knows of a run: its folder, its name, its choices; and how its errors reach the terminal."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+__all__ = ["ERROR_FILE", "Run", "complain", "full_errors", "one_line_errors"]
+
+# A job of a sweep that failed leaves its error here; the table at the end of the sweep shows it.
+ERROR_FILE = "error.txt"
+# Groups whose choices tell runs apart, in the order of a run's name.
+_NAMED_GROUPS = ("probe", "noise", "drift", "model", "training", "teacher")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run as Hydra started it.
+
+    Parameters
+    ----------
+    folder : Path
+        Where its files go.
+    name : str
+        Made from the choices that tell runs apart.
+    columns : dict
+        Choice of each group and the scalars that people sweep, for a dashboard.
+    """
+
+    folder: Path
+    name: str
+    columns: dict[str, Any]
+
+    @classmethod
+    def current(cls, config: DictConfig) -> Run:
+        """Return the run that Hydra is in."""
+        hydra = HydraConfig.get()
+        choices = {
+            group: choice
+            for group, choice in hydra.runtime.choices.items()
+            if not group.startswith("hydra") and choice is not None
+        }
+        scalars = {key: config[key] for key in ("labels", "thresholds", "seed") if key in config}
+        name = _name(choices, config)
+        return cls(
+            folder=Path(hydra.runtime.output_dir), name=name, columns=choices | scalars | {"name": name}
+        )
+
+
+def _name(choices: dict[str, Any], config: DictConfig) -> str:
+    parts = {group: choices[group] for group in _NAMED_GROUPS if choices.get(group, "none") != "none"}
+    if choices.get("recording") == "path":
+        # The contacts and the noise are the recording's own; its file tells it apart.
+        for group in ("noise", "drift"):
+            parts.pop(group, None)
+        parts["probe"] = Path(str(config.recording.get("path"))).name
+    labels = [f"{choices['label_budget']}{config.labels}"] if "labels" in config else []
+    return "-".join([*map(str, parts.values()), *labels, f"seed{config.seed}"])
+
+
+def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """Turn an expected error into one line on stderr and exit code 1.
+
+    With HYDRA_FULL_ERROR=1 the traceback stays. In a sweep the other jobs go on: the failed job returns NaN
+    and leaves its line in ``error.txt``; the sweep ends with exit code 1 (see `esort.sweep`).
+
+    Parameters
+    ----------
+    task : callable
+        Takes a configuration.
+    """
+
+    @functools.wraps(task)
+    def run(config: DictConfig) -> Any:
+        hydra = HydraConfig.get()
+        error_file = Path(hydra.runtime.output_dir) / ERROR_FILE
+        error_file.unlink(missing_ok=True)
+        try:
+            return task(config)
+        except (ValueError, OSError, OmegaConfBaseException, InstantiationException) as error:
+            if full_errors():
+                raise
+            line = _one_line(error)
+            if hydra.mode != RunMode.MULTIRUN:
+                complain(line)
+                sys.exit(1)
+            complain(f"job {hydra.job.num}: {line}")
+            error_file.write_text(line + "\n", encoding="utf-8")
+            return float("nan")
+
+    return run
+
+
+def complain(line: str) -> None:
+    """Say on stderr what went wrong."""
+    print(f"error: {line}", file=sys.stderr)
+
+
+def full_errors() -> bool:
+    """Whether the user asked Hydra for tracebacks."""
+    return os.environ.get("HYDRA_FULL_ERROR", "0") not in ("0", "")
+
+
+def _one_line(error: BaseException) -> str:
+    """What a user needs to know of an error."""
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        # Hydra wraps what a target raised; the reason counts, not the wrapping.
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    line = lines[0] if lines else type(error).__name__
+    if "Missing mandatory value" in line:
+        # Its first line may speak of an interpolation; the name stands at the end.
+        name = line.rpartition(" ")[2]
+        line = f"missing value: give {name}=..."
+    return line
