@@ -37,13 +37,14 @@ class _Batches(Dataset):
 
 
 class _EpochSampler(Sampler[int]):
-    """Numbers of the batches of one epoch; Lightning tells it the epoch, also after a resume."""
+    """Numbers of the batches of one epoch."""
 
-    def __init__(self, num_batches: int) -> None:
+    def __init__(self, num_batches: int, epoch: int) -> None:
         self.num_batches = num_batches
-        self.epoch = 0
+        self.epoch = epoch
 
     def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this in front of each epoch."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -65,6 +66,7 @@ class SpikeDataModule(pl.LightningDataModule):
     validation_batches : int
         The same ones in each epoch.
     seed : int
+        Batch i of an epoch e is a function of this and ``e * batches_per_epoch + i``.
     """
 
     def __init__(
@@ -87,7 +89,9 @@ class SpikeDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Loader of the training batches."""
-        return self._loader(self.train, "train", _EpochSampler(self.batches_per_epoch))
+        # After a resume Lightning asks for the first batches before it has told the sampler the epoch.
+        epoch = 0 if self.trainer is None else self.trainer.current_epoch
+        return self._loader(self.train, "train", _EpochSampler(self.batches_per_epoch, epoch))
 
     def val_dataloader(self) -> DataLoader:
         """Loader of the validation batches."""

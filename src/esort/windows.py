@@ -65,6 +65,11 @@ def cut_windows(traces: np.ndarray, sample_index: np.ndarray, window: Window) ->
     Returns
     -------
     float32 array, shape (B, T, C)
+
+    Raises
+    ------
+    ValueError
+        If a window reaches beyond the traces.
     """
     starts = np.asarray(sample_index) - window.before_samples
     if starts.size and not 0 <= starts.min() <= starts.max() <= len(traces) - window.samples:
@@ -95,7 +100,15 @@ def mean_waveforms(traces: np.ndarray, labels: LabelledSpikes, window: Window) -
     Returns
     -------
     float32 array, shape (U, T, C)
+
+    Raises
+    ------
+    ValueError
+        If a unit has no labelled spike.
     """
+    empty = [str(labels.unit_ids[unit_index]) for unit_index in np.flatnonzero(labels.counts() == 0)]
+    if empty:
+        raise ValueError(f"expected a labelled spike of each unit, got none of: {', '.join(empty)}")
     waveforms = np.zeros((labels.num_units, window.samples, traces.shape[1]), dtype=np.float32)
     for unit_index in range(labels.num_units):
         of_unit = labels.sample_index[labels.unit_index == unit_index]
