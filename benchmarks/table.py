@@ -1,0 +1,63 @@
+"""Write the table of measured figures into README.md, from the JSON files that the benchmarks left.
+
+python benchmarks/table.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- figures: python benchmarks/table.py -->", "<!-- end of figures -->"
+
+
+def rows():
+    """Yield (what, figure, command) of each figure that has been measured."""
+    accuracy = json.loads((RESULTS / "accuracy.json").read_text())
+    for condition, pooled in accuracy["mean_pooled"].items():
+        own = [row for row in accuracy["rows"] if row["condition"] == condition]
+        alone = sum(row["alone_pooled"] for row in own) / len(own)
+        yield (
+            f"pooled accuracy, {condition}, {own[0]['units']} units, 10 labelled spikes each, "
+            f"mean of {len(own)} seeds",
+            f"**{pooled:.3f}** (units on their own: {alone:.3f})",
+            "python benchmarks/accuracy.py conditions=all",
+        )
+    sorting = json.loads((RESULTS / "sorting.json").read_text())
+    for row in sorting["rows"]:
+        yield (
+            f"`sort.py`, 128 channels, {row['recording_s']:.0f} s on {sorting['cores']} cores, whole process",
+            f"**{row['real_time_factor']:.1f} × real time**, peak {row['peak_rss_gb']:.2f} GB",
+            "python benchmarks/sorting.py",
+        )
+    postprocess = json.loads((RESULTS / "postprocess.json").read_text())
+    yield from postprocess_rows(postprocess)
+
+
+def postprocess_rows(content):
+    """Figures of the post-processing alone."""
+    speed, options = content["speed"], content["options"]
+    whole = [name for name, seconds in speed["measured_s"].items() if seconds == options["duration_s"]]
+    fastest = min(whole, key=lambda name: speed["seconds"][name])
+    yield (
+        f"post-processing, {options['num_units']} units, {options['duration_s']} s at 32 kHz",
+        f"**{speed['seconds'][fastest]:.2f} s**, {speed['ratio_to_scipy'][fastest]:.0f} × SciPy",
+        "python benchmarks/postprocess.py",
+    )
+
+
+def main():
+    lines = ["| what | figure | command |", "|---|---|---|"]
+    lines += [f"| {what} | {figure} | `{command}` |" for what, figure, command in rows()]
+    readme = (ROOT / "README.md").read_text()
+    before, rest = readme.split(BEGIN)
+    after = rest.split(END)[1]
+    table = "\n".join(lines)
+    (ROOT / "README.md").write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
