@@ -18,8 +18,10 @@ from esort.windows import Window, cut_windows, mean_waveforms
 
 __all__ = ["Batch", "ExampleSpec", "SpikeExamples"]
 
-# Windows are matched against waveforms at every third sample: a spike is wider than that.
-_MATCH_STEP = 3
+# Windows are matched against waveforms in steps of this: a spike is wider than that.
+_MATCH_STEP_MS = 0.1
+# And of window and waveform a part of the samples is compared: enough to see a spike, and half the work.
+_COARSE_STEP_MS = 0.07
 _MATCH_CHUNK = 1024
 
 
@@ -81,8 +83,10 @@ class ExampleSpec:
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(f"{name} must be in [{low}, {high}], got {value!r}")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+                raise ValueError(f"{name} must be a number in [{low}, {high}], got {value!r}")
+        if not isinstance(self.pool_size, int):
+            raise ValueError(f"pool_size must be a whole number, got {self.pool_size!r}")
 
     def in_samples(self, window: Window, sampling_frequency: float) -> tuple[int, int, int]:
         """Jitter, guard, and how far a rendered spike may lie beside the window's peak: a third of it."""
@@ -115,7 +119,8 @@ class SpikeExamples:
     Raises
     ------
     ValueError
-        If the labelled time is too short for a window, or no labelled spike lies inside.
+        If the labelled time is too short for a window, if no labelled spike lies far enough inside it, or if
+        waveforms are to be estimated and a unit has no such spike.
     """
 
     def __init__(
@@ -136,24 +141,25 @@ class SpikeExamples:
         )
         wide = spec.room(window, labels.sampling_frequency)
         first = labels.start_sample + wide.before_samples
-        stop = labels.stop_sample - wide.after_samples
+        stop = labels.stop_sample - wide.after_samples + 1
         if stop <= first:
             raise ValueError(
-                f"labels must span more than {wide.samples} samples, "
+                f"labels must span at least {wide.samples} samples, "
                 f"got [{labels.start_sample}, {labels.stop_sample})"
             )
         roomy = (labels.sample_index >= first) & (labels.sample_index < stop)
         self.labels = replace(
             labels, sample_index=labels.sample_index[roomy], unit_index=labels.unit_index[roomy]
         )
-        if waveforms is None:
-            waveforms = mean_waveforms(traces, self.labels, window.widened(self.shift_samples))
-        self.waveforms = waveforms  # (U, T + 2 shift, C)
-        self.pool = rng.integers(first, stop, spec.pool_size)
+        self.roomy_interval = (first, stop)
         if self.labels.num_spikes == 0:
             raise ValueError(
                 f"expected labelled spikes in [{first}, {stop}), where a window fits around them, got none"
             )
+        if waveforms is None:
+            waveforms = mean_waveforms(traces, self.labels, window.widened(self.shift_samples))
+        self.waveforms = waveforms  # (U, T + 2 shift, C)
+        self.pool = rng.integers(first, stop, spec.pool_size)
         if labels.complete:
             self.pool_known = self.labels_known = None
         else:
@@ -172,9 +178,9 @@ class SpikeExamples:
         background = self._background(rng, batch_size - num_real)
         return Batch(*(np.concatenate(parts) for parts in zip(real, background, strict=True)))
 
-    def background_windows(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Windows of unlabelled time as they are, shape (count, T, C)."""
-        return cut_windows(self.traces, rng.choice(self.pool, count), self.window)
+    def background_places(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Places that background windows are cut around, int64 array of shape (count,)."""
+        return rng.choice(self.pool, count)
 
     def _real(self, rng: np.random.Generator, count: int) -> Batch:
         chosen = rng.integers(0, self.labels.num_spikes, count)
@@ -192,6 +198,8 @@ class SpikeExamples:
         rows = np.repeat(np.arange(count), counts)
         units = rng.integers(0, self.num_units, rows.size)
         amplitudes = rng.normal(1.0, self.spec.amplitude_spread, rows.size).astype(np.float32)
+        # A spike so small that no window is searched for it is none.
+        amplitudes = np.maximum(amplitudes, np.float32(self.spec.match_ratio))
         # Half of them at the peak, half anywhere: the network must also learn what is not quite there.
         near = rng.random(rows.size) < 0.5
         reach = np.where(near, self.jitter_samples, self.shift_samples)
@@ -210,6 +218,9 @@ class SpikeExamples:
         traces = cut_windows(self.traces, centres, self.window)  # (B, T, C)
         targets = np.zeros((centres.size, self.num_units), dtype=np.float32)
         known = np.ones_like(targets) if known is None else known.astype(np.float32)
+        # Labels without room around them were left out: next to where they lay, silence is not certain.
+        first, stop = self.roomy_interval
+        known[(centres - self.guard_samples < first) | (centres + self.guard_samples >= stop)] = 0
         times = self.labels.sample_index
         low = np.searchsorted(times, centres - self.guard_samples)
         counts = np.searchsorted(times, centres + self.guard_samples, side="right") - low
@@ -229,17 +240,21 @@ class SpikeExamples:
         bool array, shape (len(centres), U)
         """
         shift = self.shift_samples
-        # Every second sample is enough to see a waveform, and half the work.
-        core = self.waveforms[:, shift : shift + self.window.samples : 2]  # (U, T/2, C)
+        rate = self.labels.sampling_frequency
+        coarse = max(1, int(_COARSE_STEP_MS * rate / 1000))
+        step = max(1, int(_MATCH_STEP_MS * rate / 1000))
+        core = self.waveforms[:, shift : shift + self.window.samples : coarse]  # (U, T / coarse, C)
         energy = np.square(core).sum(axis=(1, 2), keepdims=True)
-        filters = (core / energy).reshape(self.num_units, -1).T.copy()  # (T/2 · C, U)
+        # A waveform of nothing but zeros matches nothing.
+        core = np.divide(core, energy, out=np.zeros_like(core), where=energy > 0)
+        filters = core.reshape(self.num_units, -1).T.copy()  # (T / coarse · C, U)
         reach = self.guard_samples + self.jitter_samples
         wide = self.window.widened(reach)
         best = np.full((centres.size, self.num_units), -np.inf, dtype=np.float32)
         for begin in range(0, centres.size, _MATCH_CHUNK):
             windows = cut_windows(self.traces, centres[begin : begin + _MATCH_CHUNK], wide)
             part = best[begin : begin + _MATCH_CHUNK]
-            for offset in range(0, 2 * reach + 1, _MATCH_STEP):
-                seen = windows[:, offset : offset + self.window.samples : 2].reshape(len(windows), -1)
+            for offset in range(0, 2 * reach + 1, step):
+                seen = windows[:, offset : offset + self.window.samples : coarse].reshape(len(windows), -1)
                 np.maximum(part, seen @ filters, out=part)
         return best < self.spec.match_ratio

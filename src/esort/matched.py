@@ -42,20 +42,32 @@ def start_from_labels(network: DenseNetwork, examples: SpikeExamples, rng: np.ra
         Its labelled spikes and unlabelled time.
     rng : numpy.random.Generator
         Draws the background windows.
+
+    Raises
+    ------
+    ValueError
+        If a unit has no labelled spike.
     """
-    network.eval()
-    background = _features(network, examples.background_windows(rng, _BACKGROUND_WINDOWS))  # (P, C · F)
     labels = examples.labels
+    empty = [str(labels.unit_ids[unit_index]) for unit_index in np.flatnonzero(labels.counts() == 0)]
+    if empty:
+        raise ValueError(f"expected a labelled spike of each unit, got none of: {', '.join(empty)}")
+    was_training = network.training
+    network.eval()
+    places = examples.background_places(rng, _BACKGROUND_WINDOWS)
+    background = _features(network, examples, places)  # (P, C · F)
     means = torch.zeros(labels.num_units, background.shape[1])  # (U, C · F)
     for unit_index in range(labels.num_units):
         of_unit = labels.sample_index[labels.unit_index == unit_index][: _MAX_LABELS // labels.num_units + 1]
-        means[unit_index] = _features(network, cut_windows(examples.traces, of_unit, examples.window)).mean(0)
+        means[unit_index] = _features(network, examples, of_unit).mean(0)
 
     difference = means - background.mean(0)  # (U, C · F)
     covariance = torch.cov(background.T)  # (C · F, C · F)
-    covariance.diagonal().add_(_SHRINKAGE * covariance.diagonal().mean())
+    # The small number is for silence alone, which has no variance at all.
+    covariance.diagonal().add_(_SHRINKAGE * covariance.diagonal().mean() + 1e-9)
     directions = torch.linalg.solve(covariance, difference.T).T  # (U, C · F)
-    directions /= (directions * difference).sum(1, keepdim=True)
+    separation = (directions * difference).sum(1, keepdim=True)  # (U, 1), squared Mahalanobis distance
+    directions /= separation.clamp(min=torch.finfo(separation.dtype).tiny)
 
     count = min(labels.num_units, network.mixing.out_features)
     network.mixing.weight[:count] = directions[:count]
@@ -65,18 +77,19 @@ def start_from_labels(network: DenseNetwork, examples: SpikeExamples, rng: np.ra
     assert norm.running_var is not None
     norm.running_mean.copy_(hidden.mean(0))
     norm.running_var.copy_(hidden.var(0))
-    norm.weight[:count] = norm.running_var[:count].sqrt()
+    norm.weight[:count] = (norm.running_var[:count] + norm.eps).sqrt()
     norm.bias[:count] = -_OFFSET
     network.head.weight *= 0.1
     own = torch.arange(count)
     network.head.weight[own, own] = _GAIN
     network.head.bias.fill_(_BIAS)
+    network.train(was_training)
 
 
-def _features(network: DenseNetwork, windows: np.ndarray) -> Tensor:
-    """Temporal features of single windows, (P, T, C) to (P, C · F)."""
-    parts = [
-        network.temporal(torch.from_numpy(windows[begin : begin + _CHUNK]))[:, 0]
-        for begin in range(0, len(windows), _CHUNK)
-    ]
+def _features(network: DenseNetwork, examples: SpikeExamples, places: np.ndarray) -> Tensor:
+    """Temporal features of the windows around places, (P, C · F); a chunk of them is in memory at a time."""
+    parts = []
+    for begin in range(0, len(places), _CHUNK):
+        windows = cut_windows(examples.traces, places[begin : begin + _CHUNK], examples.window)  # (n, T, C)
+        parts.append(network.temporal(torch.from_numpy(windows))[:, 0])  # (n, C · F)
     return torch.cat(parts)
