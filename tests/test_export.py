@@ -289,11 +289,11 @@ def test_the_example_sorts_without_torch(model, sorter, tmp_path):
     np.testing.assert_allclose(found["probability"], expected.probability, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow  # traces the model once more
 def test_a_failed_check_leaves_the_old_file(checkpoint, tmp_path, monkeypatch, capsys):
     output = tmp_path / "units.onnx"
     output.write_bytes(b"old")
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
-    # Tracing takes seconds; the model is the one of this checkpoint either way.
     assert export.main([f"checkpoint={checkpoint}", f"output={output}"]) == 1
     assert "cannot be exported: probabilities must be within -1.0 of PyTorch's" in capsys.readouterr().err
     assert output.read_bytes() == b"old"

@@ -161,7 +161,8 @@ def _traced(graph: SpikeGraph) -> Any:
 
     window = graph.network.window_samples
     example = torch.zeros(1, 3 * window, graph.network.num_channels)
-    num_samples = torch.export.Dim("num_samples", min=window)
+    # One window more than the model needs: PyTorch takes a size of 1 for a constant. `_check` tries one, too.
+    num_samples = torch.export.Dim("num_samples", min=window + 1)
     with _quiet():
         program = torch.onnx.export(
             graph,

@@ -137,21 +137,15 @@ class SpikeGraph(nn.Module):
         def one_round(done: Tensor, live: Tensor, accepted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             # Undecided nodes never stand side by side: among themselves each is still a local maximum.
             weights = torch.where(live, scores, BEYOND)
-            return done + 1, *_decided(self._round(weights), accepted)
+            winners, _, live = solve_rounds(
+                weights, self.limits, exclusion_samples=self.exclusion_samples, max_rounds=1
+            )
+            return done + 1, live, accepted | winners
 
-        live, accepted = _decided(self._round(scores), torch.zeros_like(scores, dtype=torch.bool))
-        first = torch.ones((), dtype=torch.int64)
-        _, _, accepted = while_loop(unfinished, one_round, (first, live, accepted))
+        none = torch.zeros_like(scores, dtype=torch.bool)
+        start = (torch.zeros((), dtype=torch.int64), ~none, none)
+        _, _, accepted = while_loop(unfinished, one_round, start)
         return accepted
-
-    def _round(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return solve_rounds(scores, self.limits, exclusion_samples=self.exclusion_samples, max_rounds=1)
-
-
-def _decided(result: tuple[Tensor, Tensor, Tensor], accepted: Tensor) -> tuple[Tensor, Tensor]:
-    """From what one round gave: the nodes left undecided, and all accepted so far."""
-    winners, _, live = result
-    return live, accepted | winners
 
 
 def _banded(weights: Tensor) -> Tensor:
