@@ -90,7 +90,8 @@ class SpikeDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Loader of the training batches."""
         # After a resume Lightning asks for the first batches before it has told the sampler the epoch.
-        epoch = 0 if self.trainer is None else self.trainer.current_epoch
+        # `processed` and not `current_epoch`: a checkpoint saved at the end of an epoch has yet to count it.
+        epoch = 0 if self.trainer is None else self.trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         return self._loader(self.train, "train", _EpochSampler(self.batches_per_epoch, epoch))
 
     def val_dataloader(self) -> DataLoader:

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
 from esort.datamodule import SpikeDataModule
 from esort.examples import ExampleSpec, SpikeExamples
 from esort.labels import LabelledSpikes
-from esort.lightning import SpikeModule
+from esort.lightning import EpochLines, SpikeModule, quiet_lightning
 from esort.matched import start_from_labels
 from esort.network import DenseNetwork, SpikeNetwork
+from esort.resume import TrainingFiles, training_digest
 from esort.windows import Window
 
 __all__ = ["LearningSpec", "learn", "split_labels"]
 
-logger = logging.getLogger(__name__)
-
 # A unit needs this many labels before some are kept for validation.
 _MIN_TO_SPLIT = 5
+# Batch normalisation needs two windows.
+_MIN_BATCH_SIZE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +43,7 @@ class LearningSpec:
     patience : int
         Epochs without a lower validation loss after which training stops.
     validation_fraction : float
-        Part of the labels that is kept for validation.
+        Part of the labels that is kept for validation; 0: training and validation share all of them.
     matched_start : bool
         Whether hidden features start from the labelled spikes, see `esort.matched`.
     examples : ExampleSpec
@@ -71,46 +69,69 @@ class LearningSpec:
     def __post_init__(self) -> None:
         for name in ("epochs", "batches_per_epoch", "batch_size", "validation_batches", "patience"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+            least = _MIN_BATCH_SIZE if name == "batch_size" else 1
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
         for name, high in (
             ("learning_rate", 1.0),
             ("head_learning_rate", 1.0),
             ("weight_decay", 1.0),
             ("validation_fraction", 0.5),
         ):
-            if not 0 <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must be in [0, {high}], got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= high:
+                raise ValueError(f"{name} must be a number in [0, {high}], got {value!r}")
 
 
 def split_labels(
-    labels: LabelledSpikes, fraction: float, rng: np.random.Generator
+    labels: LabelledSpikes, fraction: float, rng: np.random.Generator, *, room: Window | None = None
 ) -> tuple[LabelledSpikes, LabelledSpikes]:
     """Keep some labels for validation.
 
     Annotated time is cut in two, its last part is for validation. Of annotated spikes a part is drawn of
-    each unit that has at least 5; if there is none, the same labels serve both (and validation says little).
+    each unit that has at least 5. Where that would leave a unit without a label to learn from, or nothing
+    to validate on, the same labels serve both (and validation says little).
+
+    Parameters
+    ----------
+    labels : LabelledSpikes
+    fraction : float
+        Part that is kept, in [0, 0.5].
+    rng : numpy.random.Generator
+    room : Window, optional
+        The stretch that must be there around a spike for it to be of use; matters where time is cut.
 
     Returns
     -------
     train, validation : LabelledSpikes
+        With the units of `labels`, all of which are in `train`.
     """
+    if fraction == 0:
+        return labels, labels
     if labels.complete:
         cut = labels.stop_sample - round(fraction * (labels.stop_sample - labels.start_sample))
         late = labels.sample_index >= cut
-        # A unit that fires late only must be learned from nonetheless: then nothing can be kept.
-        seen = np.bincount(labels.unit_index[~late], minlength=labels.num_units)
-        if not late.any() or (seen == 0).any():
-            return labels, labels
-        return _part(labels, ~late, stop_sample=cut), _part(labels, late, start_sample=cut)
-    kept = np.zeros(labels.num_spikes, dtype=bool)
-    for unit_index in range(labels.num_units):
-        (of_unit,) = np.nonzero(labels.unit_index == unit_index)
-        if of_unit.size >= _MIN_TO_SPLIT:
-            kept[rng.permutation(of_unit)[: max(1, round(fraction * of_unit.size))]] = True
-    if not kept.any():
+        train = _part(labels, ~late, stop_sample=cut)
+        validation = _part(labels, late, start_sample=cut)
+    else:
+        kept = np.zeros(labels.num_spikes, dtype=bool)
+        for unit_index in range(labels.num_units):
+            (of_unit,) = np.nonzero(labels.unit_index == unit_index)
+            if of_unit.size >= _MIN_TO_SPLIT:
+                kept[rng.permutation(of_unit)[: max(1, round(fraction * of_unit.size))]] = True
+        train, validation = _part(labels, ~kept), _part(labels, kept)
+    if (_usable(train, room) == 0).any() or not _usable(validation, room).any():
         return labels, labels
-    return _part(labels, ~kept), _part(labels, kept)
+    return train, validation
+
+
+def _usable(labels: LabelledSpikes, room: Window | None) -> np.ndarray:
+    """Labels of each unit with room around them, (U,)."""
+    before, after = (room.before_samples, room.after_samples) if room else (0, 0)
+    inside = (labels.sample_index - before >= labels.start_sample) & (
+        labels.sample_index + after <= labels.stop_sample
+    )
+    return np.bincount(labels.unit_index[inside], minlength=labels.num_units)
 
 
 def _part(labels: LabelledSpikes, chosen: np.ndarray, **interval: int) -> LabelledSpikes:
@@ -148,23 +169,39 @@ def learn(
     make_trainer : callable
         Returns a Lightning trainer; is given ``max_epochs``, ``callbacks``, ``logger``, ``default_root_dir``.
     folder : Path
-        Where Lightning keeps its checkpoints.
+        Where Lightning keeps its checkpoints; what another training left there is removed, unless `resume`.
     seed : int
     lightning_logger : Lightning logger or False
     resume : bool
-        Go on from the last checkpoint in `folder`, if there is one.
+        Go on from the last checkpoint in `folder`, if there is one; the result is the same as without the
+        interruption.
     name : str
         Of the phase, for the log.
 
     Returns
     -------
     dict of str to float
-        Validation metrics of the best epoch, and ``epochs``.
+        Metrics of the epoch with the lowest validation loss, and ``epochs``.
+
+    Raises
+    ------
+    ValueError
+        If there is no room for a window in the labelled time or around the labels of a unit, or if what lies
+        in `folder` was trained with other settings and `resume` is true.
     """
+    window = Window(before_samples=network.peak_offset_samples, samples=network.window_samples)
+    files = TrainingFiles(folder, training_digest(network, traces, labels, asdict(spec), seed))
+    if not resume:
+        files.clear()
+    finished = files.begin()
+    if finished is not None:
+        files.load_best(network)
+        return finished
+
     pl.seed_everything(seed, verbose=False)
     rng = np.random.default_rng(seed)
-    window = Window(before_samples=network.peak_offset_samples, samples=network.window_samples)
-    train_labels, validation_labels = split_labels(labels, spec.validation_fraction, rng)
+    room = spec.examples.room(window, labels.sampling_frequency)
+    train_labels, validation_labels = split_labels(labels, spec.validation_fraction, rng, room=room)
     train = SpikeExamples(traces, train_labels, window=window, spec=spec.examples, rng=rng)
     validation = SpikeExamples(
         traces, validation_labels, window=window, spec=spec.examples, rng=rng, waveforms=train.waveforms
@@ -187,53 +224,21 @@ def learn(
         validation_batches=spec.validation_batches,
         seed=seed,
     )
-    best = ModelCheckpoint(
-        folder, filename="best", monitor="val/loss", save_last=True, enable_version_counter=False
-    )
-    epochs = _EpochLines(name, spec.epochs)
-    trainer = make_trainer(
-        max_epochs=spec.epochs,
-        callbacks=[best, EarlyStopping("val/loss", patience=spec.patience), epochs],
-        logger=lightning_logger,
-        default_root_dir=folder,
-    )
-    last = folder / "last.ckpt"
-    trainer.fit(module, datamodule=data, ckpt_path=last if resume and last.exists() else None)
-    state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-    module.load_state_dict(state)
-    network.eval()
-    return {**epochs.best(), "epochs": float(trainer.current_epoch)}
-
-
-class _EpochLines(Callback):
-    """One line in the log per epoch, with the time that is left."""
-
-    def __init__(self, name: str, epochs: int) -> None:
-        self.name = name
-        self.epochs = epochs
-        self.history: list[dict[str, float]] = []
-        self.begin = 0.0
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.begin = perf_counter()
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        values = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        self.history.append(values)
-        seconds = perf_counter() - self.begin
-        left = self.epochs - trainer.current_epoch - 1
-        logger.info(
-            "%s: epoch %d/%d, loss %.3f, validation loss %.3f, F1 %.3f, %.1f s (at most %.0f s left)",
-            self.name,
-            trainer.current_epoch + 1,
-            self.epochs,
-            values["train/loss"],
-            values["val/loss"],
-            values["val/f1"],
-            seconds,
-            seconds * left,
+    epochs = EpochLines(name, spec.epochs)
+    # Saved after the other callbacks have seen the epoch, so that their memory of it is saved as well. Two of
+    # them: `save_last=True` saves the last epoch only if it is the best.
+    settings: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+    best = ModelCheckpoint(folder, filename=files.best.stem, monitor="val/loss", **settings)
+    last = ModelCheckpoint(folder, filename=files.last.stem, **settings)
+    with quiet_lightning():
+        trainer = make_trainer(
+            max_epochs=spec.epochs,
+            callbacks=[epochs, EarlyStopping("val/loss", patience=spec.patience), best, last],
+            logger=lightning_logger,
+            default_root_dir=folder,
         )
-
-    def best(self) -> dict[str, float]:
-        """Metrics of the epoch with the lowest validation loss (empty if none was run)."""
-        return min(self.history, key=lambda values: values["val/loss"], default={})
+        trainer.fit(module, datamodule=data, ckpt_path=files.last if files.last.exists() else None)
+    files.load_best(network)
+    metrics = {**epochs.best(), "epochs": float(len(epochs.history))}
+    files.finish(metrics)
+    return metrics

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from torch.nn import functional
 
 from esort.network import SpikeNetwork
 
-__all__ = ["SpikeModule", "masked_loss"]
+logger = logging.getLogger(__name__)
+
+__all__ = ["EpochLines", "SpikeModule", "masked_loss", "quiet_lightning"]
+
+# Warnings of Lightning that tell a user of esort nothing, by their beginning, with the reason.
+_NOISE = (
+    # Batches are cut from a memory map in less time than a step takes: workers would only cost memory.
+    r"The '\w+_dataloader' does not have many workers",
+    # Lightning calls a part of torch's tree functions that newer versions of torch deprecate.
+    r"`?isinstance\(treespec, LeafSpec\)",
+    # The folder holds the last run's checkpoint, which is what resuming is for.
+    r"Checkpoint directory .* exists and is not empty",
+)
 
 
 def masked_loss(logits: Tensor, targets: Tensor, known: Tensor) -> Tensor:
@@ -27,6 +45,27 @@ def masked_loss(logits: Tensor, targets: Tensor, known: Tensor) -> Tensor:
     """
     loss = functional.binary_cross_entropy_with_logits(logits, targets, weight=known, reduction="sum")
     return loss / len(logits)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's advertising and hardware reports from the user's terminal; its warnings stay.
+
+    Only Lightning's own loggers are raised to WARNING, and only the warnings listed in this module are
+    dropped; both are as before afterwards.
+    """
+    talkers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [talker.level for talker in talkers]
+    with warnings.catch_warnings():
+        for beginning in _NOISE:
+            warnings.filterwarnings("ignore", message=beginning)
+        for talker in talkers:
+            talker.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for talker, level in zip(talkers, levels, strict=True):
+                talker.setLevel(level)
 
 
 class SpikeModule(pl.LightningModule):
@@ -81,7 +120,7 @@ class SpikeModule(pl.LightningModule):
             hits = (found * targets).sum()
             # Dice: 2 tp / (2 tp + fp + fn) over the windows of a batch
             f1 = 2 * hits / (found.sum() + (targets * known).sum()).clamp(min=1)
-        # One name in both phases: curves of training and validation lie in one picture.
+        # "phase/name", one value per epoch: the curves of both phases share an axis.
         self.log_dict(
             {f"{phase}/loss": loss, f"{phase}/f1": f1},
             on_step=False,
@@ -103,3 +142,57 @@ class SpikeModule(pl.LightningModule):
         )
         scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class EpochLines(Callback):
+    """One line in the log per epoch, with the time that is left.
+
+    It remembers the metrics of each epoch, also over a resume.
+
+    Parameters
+    ----------
+    name : str
+        Of the phase.
+    epochs : int
+        How many there are at the most.
+    """
+
+    def __init__(self, name: str, epochs: int) -> None:
+        self.name = name
+        self.epochs = epochs
+        self.history: list[dict[str, float]] = []
+        self.begin = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self.begin = perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the line."""
+        values = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        self.history.append(values)
+        seconds = perf_counter() - self.begin
+        left = self.epochs - trainer.current_epoch - 1
+        logger.info(
+            "%s: epoch %d/%d, loss %.3f, validation loss %.3f, F1 %.3f, %.1f s (at most %.0f s left)",
+            self.name,
+            trainer.current_epoch + 1,
+            self.epochs,
+            values["train/loss"],
+            values["val/loss"],
+            values["val/f1"],
+            seconds,
+            seconds * left,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What Lightning keeps in its checkpoints."""
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        self.history = list(state_dict["history"])
+
+    def best(self) -> dict[str, float]:
+        """Metrics of the epoch with the lowest validation loss (empty if none was run)."""
+        return min(self.history, key=lambda values: values["val/loss"], default={})
