@@ -32,7 +32,7 @@ class Postprocessing:
         If a value is outside its limits.
     """
 
-    smoothing_ms: float = 0.3
+    smoothing_ms: float = 0.4
     refractory_ms: float = 1.0
     competition: bool = True
 
