@@ -71,12 +71,15 @@ class PreparedRecording:
         Raises
         ------
         ValueError
-            If the stored traces hold a NaN or an infinity; it says where.
+            If the stored traces hold a NaN or an infinity, in the stretch or so near that the filter would
+            spread it into the stretch; it says where.
         """
         if np.dtype(self.raw.dtype).kind == "f":
-            # The filter spreads one NaN over the whole stretch, so look for it in front of the filter.
-            stored = self.raw.get_traces(start_frame=start_sample, end_frame=stop_sample)
-            check_finite(stored, start_sample, self.raw.channel_ids)
+            # The filter spreads one NaN over all that it reads, so look for it in front of the filter.
+            margin = self.preprocessing.margin_samples(self.sampling_frequency)
+            first, last = max(0, start_sample - margin), min(self.num_samples, stop_sample + margin)
+            stored = self.raw.get_traces(start_frame=first, end_frame=last)
+            check_finite(stored, first, self.raw.channel_ids)
         traces = self.filtered.get_traces(start_frame=start_sample, end_frame=stop_sample)
         return traces / self.noise_level_uv.astype(np.float32)
 
@@ -84,6 +87,14 @@ class PreparedRecording:
         self, path: str | os.PathLike[str], *, stop_sample: int, num_workers: int = 2
     ) -> np.ndarray:
         """Write the traces of [0, stop_sample) to a file and return them as a read-only memory map.
+
+        Parameters
+        ----------
+        path : path-like
+            The file, in NumPy's format; it is whole or absent.
+        stop_sample : int
+        num_workers : int
+            Threads; the file does not depend on them.
 
         Returns
         -------
@@ -133,7 +144,8 @@ def prepare(
     Raises
     ------
     ValueError
-        If the band does not fit the rate, or the recording is too short for the filter.
+        If the band does not fit the rate, the recording is too short for the filter, or there are not as many
+        noise levels as channels.
     """
     if channel_order is not None and not np.array_equal(
         channel_order, np.arange(recording.get_num_channels())
@@ -143,6 +155,11 @@ def prepare(
     filtered = resolved.apply(recording)
     if noise_level_uv is None:
         noise_level_uv = noise_levels_uv(filtered, stop_sample=noise_stop_sample, seed=seed)
+    if np.shape(noise_level_uv) != (recording.get_num_channels(),):
+        raise ValueError(
+            f"expected a noise level for each of {recording.get_num_channels()} channels, "
+            f"got shape {np.shape(noise_level_uv)}"
+        )
     return PreparedRecording(
         raw=recording,
         filtered=filtered,
