@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from esort.checkpoint import load_card
 from esort.files import write_json
@@ -80,7 +80,9 @@ def sort(config: DictConfig) -> float | None:
         Pooled accuracy where the ground truth is known.
     """
     run = Run.current(config)
-    spec = make(config.recording.target)
+    if OmegaConf.is_missing(config, "checkpoint"):
+        raise ValueError("sort.py needs a checkpoint that train.py made: give checkpoint=FILE")
+    spec = _target(config)
     tracker_spec: TrackerSpec = make(config.logger)
     thresholds = _threshold(config.thresholds)
     num_workers = None if config.num_workers is None else _whole("num_workers", config.num_workers, least=1)
@@ -158,7 +160,7 @@ class TrainingPlan:
         backbone = config.training.backbone
         return cls(
             mode=config.training.mode,
-            target=make(config.recording.target),
+            target=_target(config),
             source=make(config.recording.source),
             budget=make(config.label_budget),
             teacher=make(config.teacher),
@@ -184,6 +186,14 @@ class TrainingPlan:
 def make(node: Any) -> Any:
     """Instantiate a node of the configuration; its values are plain containers."""
     return None if node is None else instantiate(node, _convert_="all")
+
+
+def _target(config: DictConfig) -> SimulationSpec | RecordingPath:
+    """The recording to sort."""
+    if OmegaConf.is_missing(config.recording, "path"):
+        raise ValueError("recording=path needs a file or folder: give recording.path=PATH")
+    target: SimulationSpec | RecordingPath = make(config.recording.target)
+    return target
 
 
 def _pretrain(plan: TrainingPlan, folder: Path, tracker: Tracker) -> dict[str, float]:

@@ -120,7 +120,5 @@ def _one_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     line = lines[0] if lines else type(error).__name__
     if "Missing mandatory value" in line:
-        # Its first line may speak of an interpolation; the name stands at the end.
-        name = line.rpartition(" ")[2]
-        line = f"missing value: give {name}=..."
+        line = f"{line.rpartition(' ')[2]} has no value: give it one"
     return line

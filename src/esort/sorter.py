@@ -19,11 +19,11 @@ import numpy as np
 
 from esort.card import Card
 from esort.checkpoint import CheckpointError, load_checkpoint
-from esort.detector import Detector, Postprocessing, conflicts_of, no_spikes
+from esort.detector import Detector, Postprocessing, UnitTables, no_spikes
 from esort.health import match_channels
 from esort.inference import Block, probability_blocks
 from esort.network import SpikeNetwork, build_network
-from esort.postprocess import ConflictTable, Spikes, join_chunks
+from esort.postprocess import Spikes, join_chunks
 from esort.prepared import PreparedRecording, prepare
 from esort.preprocessing import Preprocessing
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["SortResult", "Sorter"]
 
 logger = logging.getLogger(__name__)
+
+_BACKBONE = "expected a checkpoint with units, got a backbone: fine-tune it first"
 
 
 @dataclass(kw_only=True)
@@ -84,8 +86,8 @@ class Sorter:
     network : SpikeNetwork
     card : Card
         Must have units.
-    conflicts : ConflictTable, optional
-        Which units compete for events, see `esort.calibration`.
+    tables : UnitTables, optional
+        What calibration found out about the units.
 
     Raises
     ------
@@ -93,16 +95,16 @@ class Sorter:
         If the card is a backbone's, or does not fit the network.
     """
 
-    def __init__(self, network: SpikeNetwork, card: Card, conflicts: ConflictTable | None = None) -> None:
+    def __init__(self, network: SpikeNetwork, card: Card, tables: UnitTables | None = None) -> None:
         if card.is_backbone:
-            raise ValueError("expected a checkpoint with units, got a backbone: fine-tune it first")
+            raise ValueError(_BACKBONE)
         sizes = (network.num_channels, network.num_units, network.window_samples)
         of_card = (card.num_channels, card.num_units, card.window_samples)
         if sizes != of_card:
             raise ValueError(f"network and card differ in channels, units, window: {sizes} and {of_card}")
         self.card = card
         self.network = network.folded()
-        self.conflicts = conflicts
+        self.tables = UnitTables() if tables is None else tables
         self.preprocessing = Preprocessing.from_dict(card.preprocessing)
         self.postprocessing = Postprocessing(**card.postprocess)
 
@@ -118,11 +120,14 @@ class Sorter:
             If the file cannot be believed, or its weights do not fit its network.
         """
         card, weights = load_checkpoint(path, framework="torch")
+        if card.is_backbone:
+            raise CheckpointError(path, _BACKBONE)
         try:
-            conflicts = conflicts_of(weights, card.num_units)
+            tables = UnitTables.from_weights(weights)
+            tables.conflicts(card.num_units)  # checks that they fit
             network = build_network(card.network, card.network_parameters)
             network.load_state_dict(weights)
-            return cls(network, card, conflicts)
+            return cls(network, card, tables)
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(path, " ".join(str(error).split())) from None
 
@@ -238,7 +243,8 @@ class Sorter:
             sampling_frequency=self.card.sampling_frequency,
             thresholds=self.card.thresholds if thresholds is None else thresholds,
             postprocessing=self.postprocessing,
-            conflicts=self.conflicts,
+            num_units=self.card.num_units,
+            tables=self.tables,
         )
 
 
