@@ -88,8 +88,8 @@ def calibrated(waveforms, rates_hz, *, seed=0, gain=20.0):
 
 def test_units_that_nobody_mistakes_need_no_conflicts():
     found = calibrated([waveform(0, 12.0), waveform(3, 12.0)], [10.0, 20.0])
-    assert len(found.pairs) == 0
-    assert found.conflicts().num_units == 2
+    assert len(found.tables.pairs) == 0
+    assert found.tables.conflicts(2) is None
     np.testing.assert_allclose(found.rate_hz, [10.0, 20.0], rtol=0.35)
     assert (found.recall > 0.95).all()
     assert (found.precision > 0.95).all()
@@ -100,7 +100,8 @@ def test_units_that_nobody_mistakes_need_no_conflicts():
 def test_the_small_unit_that_answers_to_a_large_one_is_lowered():
     # The filter of the small unit gives 0.75 / 0.5 = 1.5 of its own amplitude to a spike of the large one.
     found = calibrated([waveform(0, 18.0), waveform(0, 9.0, second=0.9)], [10.0, 10.0])
-    directed = {tuple(pair): kernel for pair, kernel in zip(found.pairs.tolist(), found.kernels, strict=True)}
+    pairs = map(tuple, found.tables.pairs.tolist())
+    directed = dict(zip(pairs, found.tables.kernels, strict=True))
     assert (0, 1) in directed
     assert directed[0, 1].max() > 0.5
     middle = directed[0, 1].size // 2
@@ -121,17 +122,17 @@ def test_of_units_renumbers_pairs():
     found = calibrated(shapes, [10.0, 10.0, 10.0])
     kept = found.of_units(np.array([False, True, True]))
     assert len(kept.thresholds) == 2
-    assert [0, 1] in kept.pairs.tolist()
-    assert kept.pairs.max() <= 1
+    assert [0, 1] in kept.tables.pairs.tolist()
+    assert kept.tables.pairs.max() <= 1
     none = found.of_units(np.array([True, False, True]))
-    assert [1, 2] not in none.pairs.tolist()
+    assert [1, 2] not in none.tables.pairs.tolist()
 
 
 def test_same_generator_same_calibration():
     shapes = [waveform(0, 18.0), waveform(0, 9.0, second=0.9)]
     one, other = calibrated(shapes, [10.0, 10.0]), calibrated(shapes, [10.0, 10.0])
     np.testing.assert_array_equal(one.thresholds, other.thresholds)
-    np.testing.assert_array_equal(one.kernels, other.kernels)
+    np.testing.assert_array_equal(one.tables.kernels, other.tables.kernels)
     np.testing.assert_array_equal(one.false_hz, other.false_hz)
 
 
@@ -151,3 +152,12 @@ def test_to_dict_names_the_units():
     content = calibrated([waveform(0, 12.0), waveform(3, 12.0)], [10.0, 20.0]).to_dict(["a", "b"])
     assert [unit["unit_id"] for unit in content["units"]] == ["a", "b"]
     assert set(content["units"][0]) == {"unit_id", "threshold", "rate_hz", "recall", "false_hz", "precision"}
+
+
+def test_reliability_grows_with_the_probability():
+    found = calibrated([waveform(0, 12.0), waveform(3, 0.8)], [10.0, 10.0], gain=10.0)
+    probability, share = found.tables.reliability
+    assert (np.diff(probability) > 0).all()
+    assert (np.diff(share) >= 0).all()
+    # Of the units that are kept: the one in the noise does not speak for the others.
+    assert 0.9 < share[-1] <= 1.0

@@ -15,7 +15,7 @@ Only the labelled waveforms and the training part of the recording are looked at
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from esort.detector import UnitTables
 from esort.labels import LabelledSpikes
 from esort.network import SpikeNetwork
 from esort.postprocess import ConflictTable, detect_spikes
@@ -35,6 +36,7 @@ MIN_PRECISION = 0.5
 """A unit with a lower expected precision is left out: SpikeInterface would count it as unmatched anyway."""
 
 THRESHOLDS = np.linspace(0.2, 0.9, 15).round(2)
+_UNIT_FIELDS = ("thresholds", "rate_hz", "recall", "false_hz", "precision")
 # An output below this says that the unit is not there.
 _SILENT = 0.2
 # Answers that never reach this are not worth an edge of the graph.
@@ -66,10 +68,8 @@ class Calibration:
     recall, false_hz, precision : float arrays, shape (U,)
         Expected at the threshold: part of the spikes that is found, false spikes per second, part of the
         found spikes that is true.
-    pairs : int64 array, shape (P, 2)
-        Columns (accepted, lowered).
-    kernels : float32 array, shape (P, 2 L + 1)
-        See `esort.postprocess.ConflictTable.from_pairs`.
+    tables : UnitTables
+        Conflicts between units, and which part of the spikes of a probability is true.
     """
 
     thresholds: np.ndarray
@@ -77,8 +77,7 @@ class Calibration:
     recall: np.ndarray
     false_hz: np.ndarray
     precision: np.ndarray
-    pairs: np.ndarray
-    kernels: np.ndarray
+    tables: UnitTables
 
     @property
     def sortable(self) -> np.ndarray:
@@ -88,29 +87,23 @@ class Calibration:
     def of_units(self, chosen: np.ndarray) -> Calibration:
         """The calibration of some of the units, (U,) booleans."""
         new_index = np.cumsum(chosen) - 1
-        kept = chosen[self.pairs].all(axis=1)
-        values: dict[str, Any] = {
-            name: getattr(self, name)[chosen]
-            for name in ("thresholds", "rate_hz", "recall", "false_hz", "precision")
-        }
-        return Calibration(pairs=new_index[self.pairs[kept]], kernels=self.kernels[kept], **values)
+        pairs = self.tables.pairs
+        kept = chosen[pairs].all(axis=1)
+        tables = replace(self.tables, pairs=new_index[pairs[kept]], kernels=self.tables.kernels[kept])
+        return Calibration(tables=tables, **{name: getattr(self, name)[chosen] for name in _UNIT_FIELDS})
 
     def to_dict(self, unit_ids: Sequence[Any]) -> dict[str, Any]:
         """What to expect of each unit, for a file that people read."""
-        names = ("thresholds", "rate_hz", "recall", "false_hz", "precision")
-        columns = [getattr(self, name).tolist() for name in names]
-        singular = ("threshold", *names[1:])
+        columns = [getattr(self, name).tolist() for name in _UNIT_FIELDS]
+        singular = ("threshold", *_UNIT_FIELDS[1:])
         return {
-            "num_conflicts": len(self.pairs),
+            "num_conflicts": len(self.tables.pairs),
+            "reliability": self.tables.reliability.tolist(),
             "units": [
                 {"unit_id": unit_id, **dict(zip(singular, values, strict=True))}
                 for unit_id, *values in zip(unit_ids, *columns, strict=True)
             ],
         }
-
-    def conflicts(self) -> ConflictTable:
-        """The edges for the post-processing."""
-        return ConflictTable.from_pairs(len(self.thresholds), self.pairs, self.kernels)
 
 
 def calibrate(
@@ -224,16 +217,36 @@ class _Answers:
         accuracy = true_hz / (rate_hz[:, None] + false_hz + floor)
         best = (accuracy - _PULL * (THRESHOLDS - 0.5) ** 2).argmax(axis=1)
         rows = np.arange(self.num_units)
+        precision = (true_hz[rows, best] + floor) / (true_hz[rows, best] + false_hz[rows, best] + floor)
+        kept = precision >= MIN_PRECISION
+        reliability = _reliability(true_hz[kept].sum(axis=0), false_hz[kept].sum(axis=0))
         pairs, kernels = self.table()
         return Calibration(
             thresholds=THRESHOLDS[best],
             rate_hz=rate_hz,
             recall=self.recall[rows, best],
             false_hz=false_hz[rows, best],
-            precision=(true_hz[rows, best] + floor) / (true_hz[rows, best] + false_hz[rows, best] + floor),
-            pairs=pairs,
-            kernels=kernels,
+            precision=precision,
+            tables=UnitTables(pairs=pairs, kernels=kernels, reliability=reliability),
         )
+
+
+def _reliability(true_hz: np.ndarray, false_hz: np.ndarray) -> np.ndarray:
+    """Which part of the spikes between one threshold and the next is true; a higher one never means less.
+
+    Parameters
+    ----------
+    true_hz, false_hz : float arrays, shape (K,)
+        Spikes per second above each threshold.
+
+    Returns
+    -------
+    float32 array, shape (2, K)
+    """
+    true_between, false_between = (-np.diff(hz, append=0.0) for hz in (true_hz, false_hz))
+    share = (true_between + 1e-9) / (true_between + false_between + 1e-9)
+    centres = THRESHOLDS + np.diff(THRESHOLDS, append=1.0) / 2
+    return np.stack([centres, np.maximum.accumulate(share)]).clip(0, 1).astype(np.float32)
 
 
 class _Smoothing:

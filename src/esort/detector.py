@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from esort.postprocess import ConflictTable, Spikes, detect_spikes, margin_samples
 
-__all__ = ["Detector", "Postprocessing", "conflicts_of", "conflicts_to_weights", "no_spikes"]
+__all__ = ["Detector", "Postprocessing", "UnitTables", "no_spikes"]
 
-# Names of the conflicts among a checkpoint's arrays.
-_PAIRS, _KERNELS = "conflicts.pairs", "conflicts.kernels"
+# Names of the tables among a checkpoint's arrays.
+_PAIRS, _KERNELS, _RELIABILITY = "conflicts.pairs", "conflicts.kernels", "reliability"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +49,62 @@ class Postprocessing:
         return asdict(self)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UnitTables:
+    """What calibration found out about the units of a network, see `esort.calibration`.
+
+    Parameters
+    ----------
+    pairs : int64 array, shape (P, 2)
+        Columns (accepted, lowered).
+    kernels : float32 array, shape (P, 2 L + 1)
+        How much an accepted spike lowers the smoothed probability of the other unit around it.
+    reliability : float32 array, shape (2, K)
+        Smoothed probability of a spike, and which part of such spikes is true.
+    """
+
+    pairs: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
+    kernels: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), dtype=np.float32))
+    reliability: np.ndarray = field(default_factory=lambda: np.array([[0, 1], [0, 1]], dtype=np.float32))
+
+    def conflicts(self, num_units: int) -> ConflictTable | None:
+        """The edges for the post-processing; None where there are none."""
+        if len(self.pairs) == 0:
+            return None
+        return ConflictTable.from_pairs(num_units, self.pairs, self.kernels)
+
+    def to_weights(self) -> dict[str, np.ndarray]:
+        """Arrays for a checkpoint."""
+        tables = {_RELIABILITY: self.reliability}
+        return tables | ({_PAIRS: self.pairs, _KERNELS: self.kernels} if len(self.pairs) else {})
+
+    @classmethod
+    def from_weights(cls, weights: dict[str, Any]) -> UnitTables:
+        """Take the tables out of a checkpoint's arrays.
+
+        Raises
+        ------
+        ValueError
+            If only half of the conflicts is there, or the reliability is no curve in [0, 1].
+        """
+        found = {name: np.asarray(weights.pop(name)) for name in (_PAIRS, _KERNELS) if name in weights}
+        if len(found) == 1:
+            raise ValueError(f"expected both {_PAIRS} and {_KERNELS}, got one of them")
+        values = dict(zip(("pairs", "kernels"), found.values(), strict=False))
+        if _RELIABILITY in weights:
+            curve = np.asarray(weights.pop(_RELIABILITY))
+            in_range = curve.size and 0 <= curve.min() <= curve.max() <= 1
+            if curve.ndim != 2 or len(curve) != 2 or not in_range or (np.diff(curve[0]) <= 0).any():
+                raise ValueError(f"expected {_RELIABILITY} to be a curve in [0, 1], got shape {curve.shape}")
+            values["reliability"] = curve
+        return cls(**values)
+
+
 class Detector:
     """Takes probabilities piece by piece and returns the spikes that have become certain.
 
-    The pieces may have any length; together the spikes are those of the whole.
+    The pieces may have any length; together the spikes are those of the whole. The probability of a spike is
+    the part of such spikes that calibration expects to be true.
 
     Parameters
     ----------
@@ -60,7 +112,8 @@ class Detector:
         In Hz.
     thresholds : float or (U,) floats
     postprocessing : Postprocessing
-    conflicts : ConflictTable or None
+    num_units : int
+    tables : UnitTables
     """
 
     def __init__(
@@ -69,16 +122,18 @@ class Detector:
         sampling_frequency: float,
         thresholds: float | Iterable[float],
         postprocessing: Postprocessing,
-        conflicts: ConflictTable | None = None,
+        num_units: int,
+        tables: UnitTables,
     ) -> None:
         self._settings: dict[str, Any] = {
             "sampling_frequency": sampling_frequency,
             "smoothing_ms": postprocessing.smoothing_ms,
             "refractory_ms": postprocessing.refractory_ms,
-            "conflicts": conflicts if postprocessing.competition else None,
+            "conflicts": tables.conflicts(num_units) if postprocessing.competition else None,
         }
         # A list, for post-processing knows no other containers than arrays of its own library.
         self._thresholds: Any = thresholds if isinstance(thresholds, (int, float)) else list(thresholds)
+        self._reliability = tables.reliability
         self.margin_samples = margin_samples(**self._settings)
         """Samples before and after a sample that decide on it: the latency of the post-processing."""
         self._held: np.ndarray | None = None
@@ -118,31 +173,11 @@ class Detector:
         self._done = upto
         keep = max(self._first, self._done - self.margin_samples)
         self._held, self._first = self._held[keep - self._first :], keep
-        return spikes
+        probability = np.interp(spikes.probability, *self._reliability).astype(np.float32)
+        return Spikes(spikes.sample_index, spikes.unit_index, probability)
 
 
 def no_spikes() -> Spikes:
     """An empty list of spikes."""
     empty = np.zeros(0, dtype=np.int64)
     return Spikes(empty, empty, np.zeros(0, dtype=np.float32))
-
-
-def conflicts_to_weights(pairs: np.ndarray, kernels: np.ndarray) -> dict[str, np.ndarray]:
-    """Name conflicts (P, 2) and (P, 2 L + 1) as arrays of a checkpoint."""
-    return {_PAIRS: pairs, _KERNELS: kernels} if len(pairs) else {}
-
-
-def conflicts_of(weights: dict[str, Any], num_units: int) -> ConflictTable | None:
-    """Take the conflicts out of a checkpoint's arrays; None where there are none.
-
-    Raises
-    ------
-    ValueError
-        If they do not fit the units, or only half of them is there.
-    """
-    pairs, kernels = weights.pop(_PAIRS, None), weights.pop(_KERNELS, None)
-    if (pairs is None) != (kernels is None):
-        raise ValueError(f"expected both {_PAIRS} and {_KERNELS}, got one of them")
-    if pairs is None or kernels is None:
-        return None
-    return ConflictTable.from_pairs(num_units, np.asarray(pairs), np.asarray(kernels))

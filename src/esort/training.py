@@ -19,7 +19,7 @@ import torch
 from esort.calibration import MIN_PRECISION, Calibration, calibrate
 from esort.card import Card, LabelSource
 from esort.checkpoint import load_checkpoint, save_checkpoint
-from esort.detector import Postprocessing, conflicts_to_weights
+from esort.detector import Postprocessing
 from esort.files import write_json
 from esort.labels import LabelledSpikes
 from esort.learning import LearningSpec, learn
@@ -180,7 +180,7 @@ def train_units(
         calibration = fitted.without_unsortable(calibration)
         save_checkpoint(
             path,
-            fitted.network.state_dict() | conflicts_to_weights(calibration.pairs, calibration.kernels),
+            fitted.network.state_dict() | calibration.tables.to_weights(),
             fitted.card(tuple(calibration.thresholds.tolist())),
         )
         write_json(folder / "calibration.json", calibration.to_dict(fitted.labels.unit_ids))
