@@ -136,6 +136,17 @@ def test_backbone_of_a_safetensors_kind_of_mapping_with_missing_or_unknown_weigh
     assert torch.equal(target.features.weight, before["features.weight"])
 
 
+@pytest.mark.parametrize("unit_index", [[0], [2, 0], [0, 1, 2]])
+def test_a_network_of_some_units_says_the_same_of_them(unit_index):
+    network = make_network()
+    part = network.of_units(np.array(unit_index))
+    assert (part.num_units, network.num_units) == (len(unit_index), 3)
+    assert not part.training
+    traces = torch.randn(2, 20, 5)
+    torch.testing.assert_close(part(traces), network(traces)[..., unit_index], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(part.folded()(traces), part(traces), rtol=1e-5, atol=1e-5)
+
+
 def test_an_untrained_head_believes_in_few_spikes():
     network = DenseNetwork(**SIZES)
     probability = network.head.bias.sigmoid()
@@ -170,7 +181,14 @@ def test_same_seed_same_network():
 
 def test_the_base_class_has_no_layers():
     base = SpikeNetwork(**SIZES)
-    for call in (lambda: base(torch.zeros(1, 12, 5)), base.parameters_of_head, base.backbone, base.folded):
+    calls = (
+        lambda: base(torch.zeros(1, 12, 5)),
+        lambda: base.of_units(np.array([0])),
+        base.parameters_of_head,
+        base.backbone,
+        base.folded,
+    )
+    for call in calls:
         with pytest.raises(NotImplementedError):
             call()
 
