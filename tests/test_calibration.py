@@ -161,3 +161,11 @@ def test_reliability_grows_with_the_probability():
     assert (np.diff(share) >= 0).all()
     # Of the units that are kept: the one in the noise does not speak for the others.
     assert 0.9 < share[-1] <= 1.0
+
+
+def test_labels_without_room_are_refused():
+    waveforms = np.stack([waveform(0, 12.0), waveform(3, 12.0)])
+    traces, _, _ = recording(waveforms, [10.0, 10.0], 2.0, 0)
+    labels = labels_of(np.array([20, 500]), np.array([0, 1]), 2, len(traces))
+    with pytest.raises(ValueError, match=r"expected \d+ samples before and \d+ after .* for 1 of 2 units"):
+        calibrate(MatchedFilters(waveforms), traces, labels, rng=np.random.default_rng(0), **SETTINGS)

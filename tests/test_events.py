@@ -5,7 +5,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 from spikeinterface.core import NumpySorting
 
-from esort.events import classify_spikes, pair_spikes
+from esort.events import classify_spikes, pair_spikes, true_spikes
 
 trains = st.lists(st.integers(0, 60), max_size=12).map(
     lambda samples: np.array(sorted(samples), dtype=np.int64)
@@ -53,3 +53,11 @@ def test_spikes_are_told_apart():
     ]
     assert {event.kind for event in classify_spikes(found, None, **stretch)} == {"found"}
     assert len(classify_spikes(found, None, **stretch)) == 5
+
+
+def test_a_spike_is_true_where_the_matched_unit_fired():
+    truth = NumpySorting.from_unit_dict({"a": np.array([100, 200]), "b": np.array([300])}, 1000.0)
+    sample_index = np.array([101, 150, 199, 300, 301])
+    unit_index = np.array([1, 1, 1, 1, 0])
+    is_true = true_spikes(sample_index, unit_index, ["x", "y"], truth, {"a": "y", "b": None}, 2)
+    assert is_true.tolist() == [True, False, True, False, False]

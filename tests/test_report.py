@@ -5,7 +5,7 @@ from matplotlib.image import imread
 from spikeinterface.core import NumpyRecording, NumpySorting, generate_ground_truth_recording
 
 from esort.footprints import Footprints, estimate_footprints
-from esort.report import plot_accuracy, plot_curve, plot_probe, plot_traces
+from esort.report import plot_accuracy, plot_curve, plot_probe, plot_reliability, plot_traces
 from esort.style import COLORS, picture
 from esort.tracking import Tracker
 
@@ -167,3 +167,18 @@ def test_a_probe_short_or_long(tmp_path, num_rows):
     ).any()  # units have a colour, contacts none
     plot_probe(footprints, tmp_path / "b.png", values={"a": 0.9})
     assert imread(tmp_path / "b.png").shape[1] > 600
+
+
+def test_reliability_is_drawn_whatever_the_spikes_are(tmp_path):
+    rng = np.random.default_rng(0)
+    probability = rng.random(500)
+    plot_reliability(probability, rng.random(500) < probability, tmp_path / "many.png")
+    plot_reliability(np.array([0.9]), np.array([True]), tmp_path / "one.png")
+    for name in ("many.png", "one.png"):
+        assert count_color(tmp_path / name, "blue") > 20
+
+
+def test_reliability_without_spikes_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected at least 1 spike to draw reliability, got 0"):
+        plot_reliability(np.zeros(0), np.zeros(0, dtype=bool), tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()

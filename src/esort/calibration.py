@@ -132,6 +132,11 @@ def calibrate(
     Returns
     -------
     Calibration
+
+    Raises
+    ------
+    ValueError
+        If no labelled spike of a unit has that room.
     """
     network = network.folded()
     rate = labels.sampling_frequency
@@ -140,6 +145,11 @@ def calibrate(
     window = Window(before_samples=network.peak_offset_samples, samples=network.window_samples)
     wide = window.widened(lag_samples + half_width - 1)
     inside = labels.with_room(wide.before_samples, wide.after_samples)
+    if inside.num_units < labels.num_units:
+        raise ValueError(
+            f"expected {wide.before_samples} samples before and {wide.after_samples} after a labelled spike "
+            f"of every unit, got them for {inside.num_units} of {labels.num_units} units"
+        )
     waveforms = mean_waveforms(traces, inside, wide)  # (U, T, C)
     places = rng.integers(
         labels.start_sample + wide.before_samples, labels.stop_sample - wide.after_samples, _NUM_BACKGROUNDS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from spikeinterface.core import BaseSorting
 
-__all__ = ["Event", "classify_spikes", "pair_spikes"]
+__all__ = ["Event", "classify_spikes", "pair_spikes", "true_spikes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,41 @@ def pair_spikes(
         else:
             first += 1
     return is_hit, is_true
+
+
+def true_spikes(
+    sample_index: np.ndarray,
+    unit_index: np.ndarray,
+    unit_ids: Sequence[Any],
+    ground_truth: BaseSorting,
+    matches: Mapping[Any, Any],
+    delta_samples: int,
+) -> np.ndarray:
+    """Say of each found spike whether the true unit that its unit is matched with fired there.
+
+    Parameters
+    ----------
+    sample_index, unit_index : int arrays, shape (S,)
+        Found spikes, sorted by sample.
+    unit_ids : sequence, length U
+        Names of the found units.
+    ground_truth : BaseSorting
+    matches : mapping of true unit id to found unit id or None
+    delta_samples : int
+        How far apart two spikes may be and still be the same.
+
+    Returns
+    -------
+    bool array, shape (S,)
+    """
+    is_true = np.zeros(len(sample_index), dtype=bool)
+    position = {unit_id: index for index, unit_id in enumerate(unit_ids)}
+    for true_id, found_id in matches.items():
+        if found_id in position:
+            (of_unit,) = np.nonzero(unit_index == position[found_id])
+            train = ground_truth.get_unit_spike_train(true_id)
+            is_true[of_unit] = pair_spikes(train, sample_index[of_unit], delta_samples)[1]
+    return is_true
 
 
 def classify_spikes(

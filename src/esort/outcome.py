@@ -17,10 +17,11 @@ from tqdm import tqdm
 
 from esort.checkpoint import package_versions
 from esort.evaluation import Scores, score
+from esort.events import true_spikes
 from esort.files import new_folder_atomically, sha256_of_file, write_json
 from esort.footprints import estimate_footprints
 from esort.inference import BLOCK_S, available_cores
-from esort.report import plot_accuracy, plot_probe
+from esort.report import plot_accuracy, plot_probe, plot_reliability
 from esort.results import RUN, SCORES, SORTING, check_output, set_aside
 from esort.sorter import Sorter, SortResult
 from esort.subject import Subject
@@ -33,7 +34,7 @@ __all__ = ["Outcome", "sort_subject", "unlabelled_stretch"]
 
 logger = logging.getLogger(__name__)
 
-_PICTURES = ("traces.png", "probe.png", "accuracy.png")
+_PICTURES = ("traces.png", "probe.png", "accuracy.png", "reliability.png")
 _PICTURE_S = 0.04
 _PROGRESS = "{desc}: {percentage:3.0f}% |{bar}| {n:.0f} of {total:.0f} s of recording, {remaining} left"
 # Mean waveforms for the pictures are taken from this much of the recording.
@@ -204,7 +205,7 @@ def _draw(
     """Pictures of what was found; none where nothing was."""
     if len(result.spikes) == 0 or result.num_samples < result.sampling_frequency * _PICTURE_S:
         return []
-    traces, probe, accuracy = (folder / name for name in _PICTURES)
+    traces, probe, accuracy, reliability = (folder / name for name in _PICTURES)
     filtered = sorter.prepare(subject.recording).filtered
     matches = {unit.unit_id: unit.matched_unit_id for unit in scores.units} if scores else None
     plot_traces(
@@ -220,7 +221,25 @@ def _draw(
     if scores is None:
         return [traces, probe]
     plot_accuracy(scores.to_dict(), accuracy, signal_to_noise=subject.signal_to_noise or None)
-    return [traces, probe, accuracy]
+    _draw_reliability(result, subject, scores, reliability)
+    return [path for path in (traces, probe, accuracy, reliability) if path.exists()]
+
+
+def _draw_reliability(result: SortResult, subject: Subject, scores: Scores, path: Path) -> None:
+    """Whether the stated probabilities are right, on the time that is scored."""
+    assert subject.ground_truth is not None
+    spikes = result.spikes
+    is_true = true_spikes(
+        spikes.sample_index,
+        spikes.unit_index,
+        result.unit_ids,
+        subject.ground_truth,
+        {unit.unit_id: unit.matched_unit_id for unit in scores.units},
+        round(scores.delta_ms * result.sampling_frequency / 1000),
+    )
+    scored = (spikes.sample_index >= scores.start_sample) & (spikes.sample_index < scores.stop_sample)
+    if scored.any():
+        plot_reliability(spikes.probability[scored], is_true[scored], path)
 
 
 def _busy_sample(result: SortResult, start_sample: int) -> int:

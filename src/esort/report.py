@@ -15,7 +15,7 @@ from esort.style import COLORS, picture
 from esort.traces import plot_traces
 from esort.tracker import read_metrics
 
-__all__ = ["plot_accuracy", "plot_curve", "plot_probe", "plot_traces"]
+__all__ = ["plot_accuracy", "plot_curve", "plot_probe", "plot_reliability", "plot_traces"]
 
 
 def plot_accuracy(
@@ -86,6 +86,51 @@ def plot_accuracy(
                 textcoords="offset points",
                 fontsize=7,
             )
+
+
+def plot_reliability(
+    probability: np.ndarray,
+    is_true: np.ndarray,
+    path: str | os.PathLike[str],
+    *,
+    num_bins: int = 8,
+    title: str = "Are the probabilities right?",
+) -> None:
+    """Draw which part of the spikes of a probability is true.
+
+    Parameters
+    ----------
+    probability : float array, shape (S,)
+        Of each spike that was found.
+    is_true : bool array, shape (S,)
+    path : path-like
+        The PNG file.
+    num_bins : int
+        Spikes are grouped by probability, as many in each group.
+    title : str
+
+    Raises
+    ------
+    ValueError
+        If there is no spike.
+    """
+    if len(probability) == 0:
+        raise ValueError("expected at least 1 spike to draw reliability, got 0")
+    groups = np.array_split(np.argsort(probability, kind="stable"), min(num_bins, len(probability)))
+    stated = np.array([probability[group].mean() for group in groups])
+    found = np.array([is_true[group].mean() for group in groups])
+    spread = np.sqrt(found * (1 - found) / np.array([len(group) for group in groups]))
+    with picture(path, width_in=4.6, height_in=4.2) as figure:
+        axis = figure.subplots()
+        axis.plot([0, 1], [0, 1], color=COLORS["grey"], linestyle="--", linewidth=1)
+        axis.errorbar(
+            stated, found, yerr=1.96 * spread, color=COLORS["blue"], marker="o", linewidth=1.5, capsize=3
+        )
+        low = max(0.0, min(stated.min(), found.min()) - 0.08)
+        axis.set(xlim=(low, 1.02), ylim=(low, 1.02))
+        axis.set_xlabel("probability of a spike, as stated")
+        axis.set_ylabel("part of such spikes that is true")
+        axis.set_title(title, loc="left", fontweight="bold")
 
 
 def plot_curve(
