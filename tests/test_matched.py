@@ -99,6 +99,23 @@ def test_silent_traces_give_finite_weights():
     assert all(torch.isfinite(value).all() for value in network.state_dict().values())
 
 
+def test_training_begins_where_the_head_start_ends():
+    """With the statistics of its own batches the network says what it says with the running ones."""
+    toy = make_toy(seconds=5.0)
+    examples = make_examples(toy)
+    network = make_network(toy).train()
+    filters_norm = (network.filters_norm, network.features_norm)
+    start_from_labels(network, examples, np.random.default_rng(0))
+    traces = torch.from_numpy(examples.batch(np.random.default_rng(1), 400).traces)
+    with torch.no_grad():
+        in_evaluation = network.eval()(traces)
+        network.train()
+        for norm in filters_norm:  # a backbone's are as its batches were
+            norm.eval()
+        in_training = network(traces)
+    assert (in_training - in_evaluation).abs().mean() < 0.1 * in_evaluation.std()
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_it_is_reproducible_and_leaves_the_mode_and_the_filters(training):
     toy = make_toy(seconds=2.0)

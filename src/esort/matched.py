@@ -2,7 +2,10 @@
 
 In the backbone's temporal features a unit is told from everything else best by the linear discriminant
 Σ⁻¹ (μ_unit − μ_background), with Σ the covariance of the background (Fisher 1936). One hidden feature of
-each unit starts as its discriminant, and the head as the identity; training goes on from there.
+each unit starts as its discriminant, and the head as the identity; training goes on from there. The batch
+normalisation in between is set so that it passes the discriminants on unchanged, with the statistics that the
+batches of the training will have: those hold many more spikes than the background, and with the background's
+statistics the first batches would undo the head start.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ __all__ = ["start_from_labels"]
 
 _CHUNK = 500
 _BACKGROUND_WINDOWS = 6000
+_BATCH_WINDOWS = 2000
 _MAX_LABELS = 20000
 # Share of the mean variance that is added to the diagonal of the covariance.
 _SHRINKAGE = 0.1
@@ -41,7 +45,7 @@ def start_from_labels(network: DenseNetwork, examples: SpikeExamples, rng: np.ra
     examples : SpikeExamples
         Its labelled spikes and unlabelled time.
     rng : numpy.random.Generator
-        Draws the background windows.
+        Draws background windows and batches.
 
     Raises
     ------
@@ -71,14 +75,18 @@ def start_from_labels(network: DenseNetwork, examples: SpikeExamples, rng: np.ra
 
     count = min(labels.num_units, network.mixing.out_features)
     network.mixing.weight[:count] = directions[:count]
-    hidden = background @ network.mixing.weight.T  # (P, H)
+    batches = [
+        _temporal(network, examples.batch(rng, _CHUNK).traces) for _ in range(_BATCH_WINDOWS // _CHUNK)
+    ]
+    hidden = torch.cat(batches) @ network.mixing.weight.T  # (P, H)
+    zero = background.mean(0) @ network.mixing.weight.T  # (H,)
     norm = network.mixing_norm
     assert norm.running_mean is not None
     assert norm.running_var is not None
     norm.running_mean.copy_(hidden.mean(0))
     norm.running_var.copy_(hidden.var(0))
     norm.weight[:count] = (norm.running_var[:count] + norm.eps).sqrt()
-    norm.bias[:count] = -_OFFSET
+    norm.bias[:count] = norm.running_mean[:count] - zero[:count] - _OFFSET
     network.head.weight *= 0.1
     own = torch.arange(count)
     network.head.weight[own, own] = _GAIN
@@ -91,5 +99,10 @@ def _features(network: DenseNetwork, examples: SpikeExamples, places: np.ndarray
     parts = []
     for begin in range(0, len(places), _CHUNK):
         windows = cut_windows(examples.traces, places[begin : begin + _CHUNK], examples.window)  # (n, T, C)
-        parts.append(network.temporal(torch.from_numpy(windows))[:, 0])  # (n, C · F)
+        parts.append(_temporal(network, windows))
     return torch.cat(parts)
+
+
+def _temporal(network: DenseNetwork, windows: np.ndarray) -> Tensor:
+    """Temporal features of single windows, (n, T, C) to (n, C · F)."""
+    return network.temporal(torch.from_numpy(windows))[:, 0]
