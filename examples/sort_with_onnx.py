@@ -40,6 +40,7 @@ for start in range(0, len(stored), int(rate)):  # one second at a time; margins 
     sample, unit = np.nonzero(accepted[start - first : stop - first])
     found.append((sample + start, unit, heights[sample + start - first, unit]))
 sample_index, unit_index, probability = (np.concatenate(column) for column in zip(*found, strict=True))
+probability = np.interp(probability, *reading["reliability"])  # calibrated: part of such spikes that is true
 unit_id = np.array(card["unit_ids"])[unit_index]
 np.savez(output, sample_index=sample_index, unit_id=unit_id, probability=probability)
 print(f"{output}: {len(unit_id)} spikes of {len(np.unique(unit_id))} units in {len(stored) / rate:.1f} s")

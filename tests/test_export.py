@@ -18,9 +18,10 @@ from spikeinterface.core import NumpyRecording
 
 from esort import export
 from esort.checkpoint import Card, load_checkpoint, save_checkpoint
+from esort.detector import UnitTables
 from esort.network import SpikeNetwork, build_network
 from esort.onnx_graph import SpikeGraph
-from esort.postprocess import accept_mask, detect_spikes
+from esort.postprocess import ConflictTable, accept_mask, detect_spikes
 from esort.sorter import Sorter
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +37,13 @@ PARAMETERS = {
     "hidden_features": 8,
 }
 POSITIONS_UM = np.array([[0.0, 20.0 * channel] for channel in range(NUM_CHANNELS)])
+
+# Units that lower each other, as calibration finds them; half of what looks like 0.5 is true.
+TABLES = UnitTables(
+    pairs=np.array([[0, 2], [2, 0], [2, 1]]),
+    kernels=np.outer([0.6, 0.3, 0.2], np.hanning(11)).astype(np.float32),
+    reliability=np.array([[0.0, 0.5, 1.0], [0.0, 0.25, 1.0]], dtype=np.float32),
+)
 
 
 def make_card(**changes):
@@ -57,7 +65,7 @@ def make_card(**changes):
         },
         "noise_level_uv": [8.0, 10.0, 12.0, 9.0],
         "thresholds": [0.4, 0.5, 0.6],
-        "postprocess": {"smoothing_ms": 0.3, "refractory_ms": 1.0},
+        "postprocess": {"smoothing_ms": 0.3, "refractory_ms": 1.0, "competition": True},
     }
     return Card(**values | changes)
 
@@ -101,7 +109,7 @@ def checkpoint(tmp_path_factory):
         network.head.weight *= (3 / logits.std(dim=0))[:, None]
         network.head.bias[:] = (network.head.bias - logits.mean(dim=0)) * 3 / logits.std(dim=0) - 2
     path = tmp_path_factory.mktemp("export") / "units.safetensors"
-    save_checkpoint(path, network.state_dict(), card)
+    save_checkpoint(path, network.state_dict() | TABLES.to_weights(), card)
     return path
 
 
@@ -147,7 +155,13 @@ def test_probabilities_and_spikes_are_those_of_pytorch(session, sorter, num_samp
     assert (probabilities.dtype, accepted.dtype, heights.dtype) == (np.float32, np.bool_, np.float32)
     np.testing.assert_allclose(probabilities, expected, rtol=0, atol=1e-5)
 
-    options = {"sampling_frequency": RATE, "thresholds": list(card.thresholds), **card.postprocess}
+    options = {
+        "sampling_frequency": RATE,
+        "thresholds": list(card.thresholds),
+        "smoothing_ms": 0.3,
+        "refractory_ms": 1.0,
+        "conflicts": TABLES.conflicts(NUM_UNITS),
+    }
     sample, unit = np.nonzero(accepted)
     spikes = detect_spikes(probabilities, **options)
     np.testing.assert_array_equal(sample, spikes.sample_index)
@@ -176,13 +190,22 @@ class Passed(SpikeNetwork):
 
 
 HALF_WIDTH, EXCLUSION, ROUNDS = 2, 10, 4
+# Each unit lowers the other, and the second itself.
+PAIRS, KERNELS = (
+    np.array([[0, 1], [1, 0], [1, 1]]),
+    np.outer([0.5, 0.9, 0.1], np.hanning(7)).astype(np.float32),
+)
 
 
-@pytest.fixture(scope="module")
-def rounds_alone():
+@pytest.fixture(scope="module", params=["alone", pytest.param("competing", marks=pytest.mark.slow)])
+def rounds_alone(request):
     """Post-processing of 2 units without a network: session, and the same by the package."""
     network = Passed(num_channels=2, num_units=2, window_samples=2, peak_offset_samples=0)
     thresholds = (0.3, 0.5)
+    table = like_torch = None
+    if request.param == "competing":
+        table = ConflictTable.from_pairs(2, PAIRS, KERNELS)
+        like_torch = ConflictTable.from_pairs(2, torch.from_numpy(PAIRS), torch.from_numpy(KERNELS))
     graph = SpikeGraph(
         network,
         noise_level_uv=(1.0, 1.0),
@@ -190,6 +213,7 @@ def rounds_alone():
         half_width_samples=HALF_WIDTH,
         exclusion_samples=EXCLUSION,
         max_rounds=ROUNDS,
+        conflicts=like_torch,
     )
     content = export._traced(graph.eval()).SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -199,7 +223,7 @@ def rounds_alone():
         logits = np.log(wanted) - np.log1p(-wanted)
         logits = np.concatenate([np.zeros((1, 2)), logits]).astype(np.float32)
         probabilities, accepted, heights = session.run(None, {"traces_uv": logits[None]})
-        rounds = {"exclusion_samples": EXCLUSION, "max_rounds": ROUNDS}
+        rounds = {"exclusion_samples": EXCLUSION, "max_rounds": ROUNDS, "conflicts": table}
         expected, _, undecided = accept_mask(
             probabilities, np.array(thresholds, dtype=np.float32), half_width_samples=HALF_WIDTH, **rounds
         )
@@ -210,6 +234,7 @@ def rounds_alone():
             smoothing_ms=2 * HALF_WIDTH - 1,
             refractory_ms=EXCLUSION,
             max_rounds=ROUNDS,
+            conflicts=table,
         )
         np.testing.assert_array_equal(accepted, expected)
         np.testing.assert_array_equal(
@@ -243,12 +268,13 @@ def test_rounds_end_where_those_of_the_package_end(rounds_alone):
     assert num_undecided > 0
 
 
-def test_the_file_describes_itself_and_nothing_else(model, session, checkpoint):
+def test_the_file_describes_itself_and_nothing_else(model, session, sorter, checkpoint):
     metadata = session.get_modelmeta().custom_metadata_map
     assert Card.from_dict(json.loads(metadata["esort"])) == load_checkpoint(checkpoint)[0]
     reading = json.loads(metadata["esort_export"])
     assert reading["max_rounds"] == 16
-    assert reading["margin_samples"] == (2 * 15 + 1) * 16 - 15 + 1
+    assert reading["margin_samples"] == sorter.detector().margin_samples
+    np.testing.assert_array_equal(reading["reliability"], TABLES.reliability)
     assert reading["min_samples"] == WINDOW
     assert [entry.shape for entry in session.get_inputs()] == [[1, "num_samples", NUM_CHANNELS]]
     shapes = {entry.name: entry.shape for entry in session.get_outputs()}
@@ -322,6 +348,14 @@ def test_mistakes_get_one_line(arguments, message, tmp_path, monkeypatch, capsys
     assert message in error
     assert error.startswith("esort.export: ")
     assert error.count("\n") == 1
+
+
+def test_exclusive_pairs_are_refused():
+    pairs = ConflictTable.from_pairs(2, torch.tensor([[0, 1]]), exclusive_samples=3)
+    network = Passed(num_channels=2, num_units=2, window_samples=2, peak_offset_samples=0)
+    rounds = {"half_width_samples": 1, "exclusion_samples": 1, "max_rounds": 1}
+    with pytest.raises(ValueError, match="must be kernels without exclusive pairs"):
+        SpikeGraph(network, noise_level_uv=(1, 1), thresholds=(0.5, 0.5), conflicts=pairs, **rounds)
 
 
 def test_a_missing_package_is_named_with_the_remedy(checkpoint, tmp_path, monkeypatch, capsys):

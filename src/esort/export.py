@@ -10,7 +10,9 @@ Input ``traces_uv``: float32 (1, T, C), channels as in the card, filtered and re
 the noise level is part of the model. T is free, from one window (W samples) on. Outputs, for N = T - W + 1
 windows and U units, row i being about sample i + ``peak_offset_samples``: ``probabilities`` float32 (N, U),
 ``accepted`` bool (N, U), ``heights`` float32 (N, U). Metadata: ``esort``, the card, and ``esort_export``,
-what a chunked reader needs (`margin_samples`), both JSON.
+what a reader needs beside it, both JSON: ``margin_samples``, rows on either side that decide on a row, and
+``reliability``, the curve (smoothed probability, part of such spikes that is true) that turns a height into
+the probability of a spike.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ import numpy as np
 
 from esort.checkpoint import CARD_KEY
 from esort.files import write_atomically
-from esort.postprocess import detect_spikes, margin_samples
+from esort.postprocess import ConflictTable, join_chunks
 from esort.postprocess.reach import exclusion_samples, smoothing_half_width
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["EXPORT_KEY", "ExportResult", "export_onnx", "main"]
 
 EXPORT_KEY = "esort_export"
-MAX_ROUNDS = 16  # the default of `detect_spikes`, by which `Sorter` works
+MAX_ROUNDS = 16  # the default of `detect_spikes`, by which `Detector` works
 TOLERANCE = 1e-5
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 _USAGE = "python -m esort.export checkpoint=FILE output=FILE.onnx"
@@ -143,13 +145,20 @@ def _settings(sorter: Sorter) -> dict[str, int]:
 
 
 def _graph_of(sorter: Sorter) -> SpikeGraph:
+    import torch
+
     from esort.onnx_graph import SpikeGraph
 
-    card = sorter.card
+    card, tables = sorter.card, sorter.tables
+    conflicts = None
+    if sorter.postprocessing.competition and len(tables.pairs):
+        edges = (torch.from_numpy(np.array(values)) for values in (tables.pairs, tables.kernels))
+        conflicts = ConflictTable.from_pairs(card.num_units, *edges)
     graph = SpikeGraph(
         sorter.network,
         noise_level_uv=card.noise_level_uv,
         thresholds=card.thresholds,
+        conflicts=conflicts,
         **_settings(sorter),
     )
     return graph.eval().requires_grad_(False)
@@ -185,19 +194,14 @@ def _describe(model: Any, sorter: Sorter) -> None:
     for value in model.graph.output:
         value.type.tensor_type.shape.dim[0].dim_param = "num_windows"
     del model.graph.value_info[:]  # shapes of intermediate values, as formulas of the number of samples
-    card, chosen = sorter.card, sorter.postprocessing
     reading = {
         **_settings(sorter),
-        "margin_samples": margin_samples(
-            card.sampling_frequency,
-            smoothing_ms=chosen.smoothing_ms,
-            refractory_ms=chosen.refractory_ms,
-            max_rounds=MAX_ROUNDS,
-        ),
-        "min_samples": card.window_samples,
+        "margin_samples": sorter.detector().margin_samples,
+        "min_samples": sorter.card.window_samples,
+        "reliability": sorter.tables.reliability.tolist(),
         "input": "float32 (1, samples, channels), filtered and referenced, uV; not divided by the noise",
     }
-    texts = {CARD_KEY: card.to_dict(), EXPORT_KEY: reading}
+    texts = {CARD_KEY: sorter.card.to_dict(), EXPORT_KEY: reading}
     onnx.helper.set_model_props(
         model, {key: json.dumps(value, allow_nan=False) for key, value in texts.items()}
     )
@@ -222,14 +226,14 @@ def _check(content: bytes, graph: SpikeGraph, sorter: Sorter) -> float:
     Raises
     ------
     ValueError
-        If probabilities differ by more than `TOLERANCE`, or spikes from those that `detect_spikes` finds in
-        the very same probabilities.
+        If probabilities differ by more than `TOLERANCE`, or spikes from those that the sorter's
+        post-processing finds in the very same probabilities.
     """
     import onnxruntime
     import torch
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    card, chosen = sorter.card, sorter.postprocessing
+    card = sorter.card
     window = card.window_samples
     rng = np.random.default_rng(0)
     worst = 0.0
@@ -252,18 +256,15 @@ def _check(content: bytes, graph: SpikeGraph, sorter: Sorter) -> float:
                 f"network {card.network} cannot be exported: probabilities must be within {TOLERANCE} of "
                 f"PyTorch's, got a difference of {worst:.1e} for {num_samples} samples"
             )
-        spikes = detect_spikes(
-            found,
-            sampling_frequency=card.sampling_frequency,
-            thresholds=list(card.thresholds),
-            smoothing_ms=chosen.smoothing_ms,
-            refractory_ms=chosen.refractory_ms,
-            max_rounds=MAX_ROUNDS,
-        )
+        detector = sorter.detector()
+        spikes = join_chunks([detector.push(found, 0), detector.finish()])
         sample, unit = np.nonzero(accepted)
         same = np.array_equal(sample, spikes.sample_index) and np.array_equal(unit, spikes.unit_index)
-        if not same or not np.array_equal(heights[accepted], spikes.probability):
-            raise ValueError(f"the exported model's spikes differ from PyTorch's for {num_samples} samples")
+        probability = np.interp(heights[accepted], *sorter.tables.reliability).astype(np.float32)
+        if not same or not np.array_equal(probability, spikes.probability):
+            raise ValueError(
+                f"the exported model's spikes differ from the sorter's for {num_samples} samples"
+            )
     return worst
 
 
