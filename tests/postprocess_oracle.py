@@ -48,7 +48,7 @@ def loop_scores(probabilities, half_width, bits):
 
 
 def probability_bits(half_width, lowering=0.0):
-    return min(24, math.floor(math.log2(2**30 / (half_width**2 * (1 + lowering)))))
+    return min(12, math.floor(math.log2(2**30 / (half_width**2 * (1 + lowering)))))
 
 
 class Edges:

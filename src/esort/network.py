@@ -221,7 +221,7 @@ def filter_bank(traces: Tensor, weights: Tensor) -> Tensor:
     if num_outputs < 1:
         raise ValueError(f"traces must have at least the window's {window} samples, got {traces.shape[1]}")
     block = min(_FILTER_BLOCK, num_outputs)
-    num_blocks = -(-num_outputs // block)
+    num_blocks = (num_outputs + block - 1) // block
     traces = functional.pad(traces, (0, 0, 0, num_blocks * block - num_outputs))
     blocks = traces.unfold(1, window + block - 1, block)  # (B, T' / n, C, W + n - 1)
     banded = torch.stack(

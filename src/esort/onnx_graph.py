@@ -18,10 +18,10 @@ from esort.postprocess.checks import as_thresholds
 from esort.postprocess.detect import score_scale
 from esort.postprocess.rounds import (
     BEYOND,
-    _beats_own_unit,
-    _within,
+    beats_own_unit,
     local_maxima,
     solve_rounds,
+    within,
 )
 from esort.postprocess.sliding import maxima_around, pad_time, smooth
 
@@ -176,10 +176,10 @@ class SpikeGraph(nn.Module):
             done: Tensor, scores: Tensor, live: Tensor, blocked: Tensor, accepted: Tensor, heights: Tensor
         ) -> tuple[Tensor, ...]:
             weights = torch.where(live, scores, BEYOND)
-            winners = live & _beats_own_unit(xp, weights, self.exclusion_samples - 1)
+            winners = live & beats_own_unit(xp, weights, self.exclusion_samples - 1)
             winners = _beating_neighbours(weights, winners, table)
             heights = torch.where(winners, scores, heights)
-            blocked = blocked | _within(xp, winners, self.exclusion_samples - 1)
+            blocked = blocked | within(xp, winners, self.exclusion_samples - 1)
             scores = self._lowered(scores, winners, table)
             live = (scores >= self.limits) & ~blocked & local_maxima(scores)
             return done + 1, scores, live, blocked, accepted | winners, heights

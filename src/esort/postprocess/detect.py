@@ -18,7 +18,9 @@ from .spikes import Spikes
 from .table import ConflictTable, scale_for
 
 Array = Any
-MOST_BITS = 24
+# One step in 4096 is far below what a probability means, and far above what float arithmetic differs by
+# between libraries, machines and sizes of a matrix product: rounded to it, they agree on where a peak is.
+MOST_BITS = 12
 
 
 def detect_spikes(
@@ -49,7 +51,7 @@ def detect_spikes(
        no spike (without a table: only at the end of a run of more than 2 ``max_rounds`` ever lower peaks of
        one unit, each within the refractory time of the one before).
 
-    *Chunked equals whole.* Probabilities are rounded once, to 24 bits or less; all else is exact integer
+    *Chunked equals whole.* Probabilities are rounded once, to 12 bits or less; all else is exact integer
     arithmetic, so no result depends on an order of summation. Smoothing looks at most ``h - 1`` samples
     away (``h`` half the width of the kernel), a local maximum one further, and one round looks and acts at
     most ``c`` samples away (the exclusion or the reach of the table): by induction over the rounds, whether

@@ -78,13 +78,13 @@ def solve_rounds(
         if not static and not bool(xp.any(live)):
             break
         weights = xp.where(live, scores, BEYOND)
-        winners = live & _beats_own_unit(xp, weights, exclusion_samples - 1)
+        winners = live & beats_own_unit(xp, weights, exclusion_samples - 1)
         if table is not None:
             compare = _beats_neighbours if static else _beats_neighbours_listed
             winners = winners & compare(xp, weights, winners, table)
         accepted = accepted | winners
         accepted_scores = xp.where(winners, scores, accepted_scores)
-        blocked = blocked | _within(xp, winners, exclusion_samples - 1)
+        blocked = blocked | within(xp, winners, exclusion_samples - 1)
         if table is not None:
             if table.has_exclusive:
                 blocked = blocked | _blocked_by_neighbours(xp, winners, table)
@@ -110,14 +110,14 @@ def true_places(xp: Any, mask: Array) -> tuple[Array, Array, Array]:
     return sample, unit, xp.arange(size, device=device(mask)) < count
 
 
-def _beats_own_unit(xp: Any, weights: Array, reach: int) -> Array:
+def beats_own_unit(xp: Any, weights: Array, reach: int) -> Array:
     if reach == 0:
         return xp.ones_like(weights, dtype=xp.bool)
     before, after = maxima_around(xp, weights, reach, BEYOND)
     return (weights > before) & (weights >= after)
 
 
-def _within(xp: Any, mask: Array, reach: int) -> Array:
+def within(xp: Any, mask: Array, reach: int) -> Array:
     """Rows within ``reach`` rows of a True row, either side."""
     if reach == 0:
         return mask
@@ -162,7 +162,7 @@ def _beats_neighbours_listed(xp: Any, weights: Array, nodes: Array, table: Confl
 
 
 def _blocked_by_neighbours(xp: Any, winners: Array, table: ConflictTable) -> Array:
-    near = _within(xp, winners, table.exclusive_samples)
+    near = within(xp, winners, table.exclusive_samples)
     blocked = xp.zeros_like(winners)
     for position in range(table.max_degree):
         others = table.neighbours[:, position]  # (U,)
