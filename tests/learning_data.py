@@ -3,9 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from esort.labels import LabelledSpikes
 from esort.windows import Window
+
+# Networks this small gain nothing from threads, and on a busy machine lose minutes waiting for each other.
+torch.set_num_threads(1)
 
 
 @dataclass
