@@ -111,6 +111,7 @@ def true_places(xp: Any, mask: Array) -> tuple[Array, Array, Array]:
 
 
 def beats_own_unit(xp: Any, weights: Array, reach: int) -> Array:
+    """Rows above all of their own column within ``reach`` rows; of equals the earlier."""
     if reach == 0:
         return xp.ones_like(weights, dtype=xp.bool)
     before, after = maxima_around(xp, weights, reach, BEYOND)
