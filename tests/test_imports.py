@@ -19,9 +19,9 @@ FLOORS = [
         "postprocess network labels probes tracker tracking",
         "recordings contacts formats preprocessing health prepared simulation windows examples matched card "
         "checkpoint footprints events results",
-        "datamodule lightning resume learning calibration training subject evaluation peers teaching "
+        "datamodule lightning resume learning answers calibration training subject evaluation peers teaching "
         "detector inference sorter outcome report traces onnx_graph export",
-        "experiment runs sweep",
+        "experiment plan runs sweep",
     )
 ]
 # These import nothing of esort's but the file helpers and parts of themselves.
@@ -36,8 +36,8 @@ ALONE = {
 ONLY_IN = {
     "wandb": {"tracking"},
     "MEArec": {"simulation"},
-    "hydra": {"experiment", "runs", "sweep", "train", "sort"},
-    "omegaconf": {"experiment", "runs", "sweep", "train", "sort"},
+    "hydra": {"experiment", "plan", "runs", "sweep", "train", "sort"},
+    "omegaconf": {"experiment", "plan", "runs", "sweep", "train", "sort"},
 }
 # What costs seconds to import, or binds arrays to one library, does not come in by the front door.
 FRAMEWORKS = {"torch", "jax", "cupy", "tensorflow", "array_api_strict", "pytorch_lightning"}

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional
 
+from esort.answers import THRESHOLDS, Answers, Smoothing, network_answers
 from esort.detector import UnitTables
 from esort.labels import LabelledSpikes
 from esort.network import SpikeNetwork
@@ -30,20 +30,15 @@ from esort.postprocess import ConflictTable, detect_spikes
 from esort.postprocess.detect import smoothing_half_width
 from esort.windows import Window, cut_windows, mean_waveforms
 
-__all__ = ["MIN_PRECISION", "Calibration", "calibrate"]
+__all__ = ["MIN_PRECISION", "Calibration", "calibrate", "calibration_room"]
 
 MIN_PRECISION = 0.5
 """A unit with a lower expected precision is left out: SpikeInterface would count it as unmatched anyway."""
 
-THRESHOLDS = np.linspace(0.2, 0.9, 15).round(2)
 _UNIT_FIELDS = ("thresholds", "rate_hz", "recall", "false_hz", "precision")
 # An output below this says that the unit is not there.
 _SILENT = 0.2
-# Answers that never reach this are not worth an edge of the graph.
-_MIN_ANSWER = 0.1
 _LAG_MS = 0.6
-# The sample at which a spike is found scatters by this much around its own.
-_SCATTER_SAMPLES = 2
 _NUM_BACKGROUNDS = 32
 _STRETCH_S = 4.0
 _SPREAD = 0.08
@@ -106,6 +101,12 @@ class Calibration:
         }
 
 
+def calibration_room(window: Window, sampling_frequency: float, smoothing_ms: float) -> Window:
+    """The stretch that must be there around a labelled spike: the window, the lags and the smoothing."""
+    half_width = smoothing_half_width(sampling_frequency, smoothing_ms)
+    return window.widened(round(_LAG_MS * sampling_frequency / 1000) + half_width - 1)
+
+
 def calibrate(
     network: SpikeNetwork,
     traces: np.ndarray,
@@ -143,7 +144,7 @@ def calibrate(
     half_width = smoothing_half_width(rate, smoothing_ms)
     lag_samples = round(_LAG_MS * rate / 1000)
     window = Window(before_samples=network.peak_offset_samples, samples=network.window_samples)
-    wide = window.widened(lag_samples + half_width - 1)
+    wide = calibration_room(window, rate, smoothing_ms)
     inside = labels.with_room(wide.before_samples, wide.after_samples)
     if inside.num_units < labels.num_units:
         raise ValueError(
@@ -156,13 +157,13 @@ def calibrate(
     )
     backgrounds = cut_windows(traces, places, wide)  # (n, T, C)
     amplitudes = rng.normal(1.0, _SPREAD, (_NUM_BACKGROUNDS, 1, 1)).astype(np.float32)
-    smoothing = _Smoothing(half_width)
+    smoothing = Smoothing(half_width)
 
-    before = smoothing(_answers(network, backgrounds))  # (n, 2 L + 1, U)
+    before = smoothing(network_answers(network, backgrounds))  # (n, 2 L + 1, U)
     silent = before.max(axis=1) < _SILENT  # (n, U)
-    answers = _Answers(labels.num_units, lag_samples)
+    answers = Answers(labels.num_units, lag_samples)
     for unit_index, waveform in enumerate(waveforms):
-        after = smoothing(_answers(network, backgrounds + amplitudes * waveform))  # (n, 2 L + 1, U)
+        after = smoothing(network_answers(network, backgrounds + amplitudes * waveform))  # (n, 2 L + 1, U)
         answers.add(unit_index, after, silent)
 
     stop = min(labels.stop_sample, labels.start_sample + round(_STRETCH_S * rate))
@@ -174,71 +175,34 @@ def calibrate(
     # Noise is as often upside down as not and then holds no spike: what is found in it is false.
     quiet = _quiet(stretch, waveforms, window)
     noise_hz = _detections_hz(network, -stretch, quiet, conflicts, settings)  # (U, K)
-    return answers.conclusions(found_hz, noise_hz)
+    return _conclusions(answers, found_hz, noise_hz)
 
 
-class _Answers:
-    """Collects the answers of all units to spikes of each."""
-
-    def __init__(self, num_units: int, lag_samples: int) -> None:
-        self.num_units = num_units
-        self.lag_samples = lag_samples
-        self.recall = np.zeros((num_units, THRESHOLDS.size))
-        # Part of the spikes of a unit (first axis) that make another (second) cross a threshold nonetheless.
-        self.false_share = np.zeros((num_units, num_units, THRESHOLDS.size), dtype=np.float32)
-        self.pairs: list[tuple[int, int]] = []
-        self.kernels: list[np.ndarray] = []
-
-    def add(self, unit_index: int, after: np.ndarray, silent: np.ndarray) -> None:
-        """Take the answers (n, 2 L + 1, U) to a unit's spikes where units were silent before, (n, U)."""
-        near = slice(self.lag_samples - self.lag_samples // 3, self.lag_samples + self.lag_samples // 3 + 1)
-        own = after[:, near, unit_index].max(axis=1)[silent[:, unit_index]]  # (n,)
-        if own.size:
-            self.recall[unit_index] = (own[:, None] >= THRESHOLDS).mean(axis=0)
-        loud = (after * silent[:, None]).max(axis=(0, 1)) >= _MIN_ANSWER  # (U,)
-        loud[unit_index] = False
-        even = np.arange(len(after)) % 2 == 0
-        for other in np.flatnonzero(loud):
-            usable = silent[:, other]
-            answer = after[:, :, other]  # (n, 2 L + 1)
-            self.pairs.append((unit_index, int(other)))
-            self.kernels.append(_highest(answer[usable]))
-            # What a table of the one half would leave of the other half is what to expect of new spikes.
-            if (usable & even).any() and (usable & ~even).any():
-                left = (answer[usable & ~even] - _highest(answer[usable & even])).max(axis=1)  # (n,)
-                self.false_share[unit_index, other] = (left[:, None] >= THRESHOLDS).mean(axis=0)
-
-    def table(self) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs (P, 2) and kernels (P, 2 L + 1)."""
-        pairs = np.array(self.pairs, dtype=np.int64).reshape(-1, 2)
-        kernels = np.array(self.kernels, dtype=np.float32).reshape(len(pairs), 2 * self.lag_samples + 1)
-        return pairs, kernels
-
-    def conclusions(self, found_hz: np.ndarray, noise_hz: np.ndarray) -> Calibration:
-        """Choose thresholds from what was found per second in the recording and in the noise, (U, K) each."""
-        middle = int(np.abs(THRESHOLDS - 0.5).argmin())
-        recall = np.maximum(self.recall, 0.05)
-        rate_hz = found_hz[:, middle] / recall[:, middle]
-        for _ in range(3):  # false spikes inflate the rates, rates the false spikes: a few rounds settle it
-            false_hz = np.einsum("u,uvk->vk", rate_hz, self.false_share) + noise_hz  # (U, K)
-            rate_hz = np.maximum(found_hz[:, middle] - false_hz[:, middle], 0) / recall[:, middle]
-        true_hz = rate_hz[:, None] * self.recall
-        floor = 1e-9  # of a unit that never fires
-        accuracy = true_hz / (rate_hz[:, None] + false_hz + floor)
-        best = (accuracy - _PULL * (THRESHOLDS - 0.5) ** 2).argmax(axis=1)
-        rows = np.arange(self.num_units)
-        precision = (true_hz[rows, best] + floor) / (true_hz[rows, best] + false_hz[rows, best] + floor)
-        kept = precision >= MIN_PRECISION
-        reliability = _reliability(true_hz[kept].sum(axis=0), false_hz[kept].sum(axis=0))
-        pairs, kernels = self.table()
-        return Calibration(
-            thresholds=THRESHOLDS[best],
-            rate_hz=rate_hz,
-            recall=self.recall[rows, best],
-            false_hz=false_hz[rows, best],
-            precision=precision,
-            tables=UnitTables(pairs=pairs, kernels=kernels, reliability=reliability),
-        )
+def _conclusions(answers: Answers, found_hz: np.ndarray, noise_hz: np.ndarray) -> Calibration:
+    """Choose thresholds from what was found per second in the recording and in the noise, (U, K) each."""
+    middle = int(np.abs(THRESHOLDS - 0.5).argmin())
+    recall = np.maximum(answers.recall, 0.05)
+    rate_hz = found_hz[:, middle] / recall[:, middle]
+    for _ in range(3):  # false spikes inflate the rates, rates the false spikes: a few rounds settle it
+        false_hz = np.einsum("u,uvk->vk", rate_hz, answers.false_share) + noise_hz  # (U, K)
+        rate_hz = np.maximum(found_hz[:, middle] - false_hz[:, middle], 0) / recall[:, middle]
+    true_hz = rate_hz[:, None] * answers.recall
+    floor = 1e-9  # of a unit that never fires
+    accuracy = true_hz / (rate_hz[:, None] + false_hz + floor)
+    best = (accuracy - _PULL * (THRESHOLDS - 0.5) ** 2).argmax(axis=1)
+    rows = np.arange(answers.num_units)
+    precision = (true_hz[rows, best] + floor) / (true_hz[rows, best] + false_hz[rows, best] + floor)
+    kept = precision >= MIN_PRECISION
+    reliability = _reliability(true_hz[kept].sum(axis=0), false_hz[kept].sum(axis=0))
+    pairs, kernels = answers.table()
+    return Calibration(
+        thresholds=THRESHOLDS[best],
+        rate_hz=rate_hz,
+        recall=answers.recall[rows, best],
+        false_hz=false_hz[rows, best],
+        precision=precision,
+        tables=UnitTables(pairs=pairs, kernels=kernels, reliability=reliability),
+    )
 
 
 def _reliability(true_hz: np.ndarray, false_hz: np.ndarray) -> np.ndarray:
@@ -257,32 +221,6 @@ def _reliability(true_hz: np.ndarray, false_hz: np.ndarray) -> np.ndarray:
     share = (true_between + 1e-9) / (true_between + false_between + 1e-9)
     centres = THRESHOLDS + np.diff(THRESHOLDS, append=1.0) / 2
     return np.stack([centres, np.maximum.accumulate(share)]).clip(0, 1).astype(np.float32)
-
-
-class _Smoothing:
-    """The triangular kernel of the post-processing on windows; ends that lack neighbours are left out."""
-
-    def __init__(self, half_width: int) -> None:
-        offsets = torch.arange(1 - half_width, half_width)
-        self.kernel = (half_width - offsets.abs()) / half_width**2  # (2 h - 1,)
-
-    def __call__(self, probabilities: Tensor) -> np.ndarray:
-        """Smooth over time, (n, T, U) to (n, T - 2 h + 2, U)."""
-        rows, samples, units = probabilities.shape
-        flat = probabilities.transpose(1, 2).reshape(-1, 1, samples)  # (n · U, 1, T)
-        return functional.conv1d(flat, self.kernel[None, None]).view(rows, units, -1).transpose(1, 2).numpy()
-
-
-def _highest(answers: np.ndarray) -> np.ndarray:
-    """Highest answer at each lag or close to it, (n, 2 L + 1) to (2 L + 1,)."""
-    highest = np.pad(answers.max(axis=0), _SCATTER_SAMPLES, mode="edge")
-    return np.lib.stride_tricks.sliding_window_view(highest, 2 * _SCATTER_SAMPLES + 1).max(axis=1)
-
-
-@torch.inference_mode()
-def _answers(network: SpikeNetwork, windows: np.ndarray) -> Tensor:
-    """Probabilities on windows, (n, T, C) to (n, T - W + 1, U)."""
-    return network(torch.from_numpy(windows)).sigmoid()
 
 
 def _quiet(stretch: np.ndarray, waveforms: np.ndarray, window: Window) -> np.ndarray:
@@ -330,7 +268,7 @@ def _detections_hz(
     step = 1000
     reach = network.window_samples - 1
     parts = [
-        _answers(network, stretch[None, begin : begin + step + reach])[0]
+        network_answers(network, stretch[None, begin : begin + step + reach])[0]
         for begin in range(0, len(stretch) - reach, step)
     ]
     probabilities = torch.cat(parts).numpy()  # (N - W + 1, U)

@@ -1,39 +1,32 @@
-"""From a configuration to objects to phases: what `train.py` and `sort.py` do."""
+"""The phases of `train.py` and `sort.py`, from their objects (see `esort.plan`) to what they leave."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from esort.checkpoint import load_card
 from esort.files import write_json
-from esort.labels import LabelBudget
-from esort.learning import LearningSpec
 from esort.outcome import Outcome, sort_subject
 from esort.peers import Teacher
-from esort.probes import ProbeSpec
+from esort.plan import TrainingPlan, make, target_of, threshold, whole_number
 from esort.recordings import RecordingPath
 from esort.report import plot_curve
 from esort.results import MODEL, RUN, SCORES, SORTING
 from esort.runs import Run
-from esort.simulation import SimulationSpec
 from esort.sorter import Sorter
 from esort.subject import Subject, open_subject
 from esort.teaching import agreement_with_teacher, all_labels, draw_labels
 from esort.tracking import Tracker, TrackerSpec
-from esort.training import TrainingSettings, backbone_digest, train_backbone, train_units
+from esort.training import backbone_digest, train_backbone, train_units
 
-__all__ = ["TrainingPlan", "sort", "train"]
+__all__ = ["sort", "train"]
 
 logger = logging.getLogger(__name__)
 
-_MODES = ("pretrain", "finetune", "scratch")
 # What Lightning says about itself, not about the user's data.
 _NOISE = (
     r".*isinstance\(treespec, LeafSpec\).*",
@@ -82,10 +75,12 @@ def sort(config: DictConfig) -> float | None:
     run = Run.current(config)
     if OmegaConf.is_missing(config, "checkpoint"):
         raise ValueError("sort.py needs a checkpoint that train.py made: give checkpoint=FILE")
-    spec = _target(config)
+    spec = target_of(config)
     tracker_spec: TrackerSpec = make(config.logger)
-    thresholds = _threshold(config.thresholds)
-    num_workers = None if config.num_workers is None else _whole("num_workers", config.num_workers, least=1)
+    thresholds = threshold(config.thresholds)
+    num_workers = (
+        None if config.num_workers is None else whole_number("num_workers", config.num_workers, least=1)
+    )
     checkpoint = Path(config.checkpoint).expanduser()
     Sorter.load(checkpoint)  # a file that cannot be used is found before the recording is opened or made
     with tracker_spec.open(run.folder, name=run.name) as tracker:
@@ -101,99 +96,6 @@ def sort(config: DictConfig) -> float | None:
         _record(tracker, outcome)
     _say_where(outcome)
     return outcome.scores.pooled_accuracy if outcome.scores else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingPlan:
-    """All cheap objects of a training: a wrong value fails when they are made, not after an hour.
-
-    Parameters
-    ----------
-    mode : {"pretrain", "finetune", "scratch"}
-    target : SimulationSpec or RecordingPath
-        The recording to learn and to sort.
-    source : SimulationSpec or callable
-        The recording to pretrain on; for a target on disk, a callable that wants its contacts and rate.
-    budget : LabelBudget
-    teacher : Teacher
-    pretraining : LearningSpec
-    finetuning : LearningSpec or None
-    settings : TrainingSettings
-    tracker : TrackerSpec
-    cache : Path
-    backbone : Path or None
-        None: from the cache, or made now.
-    """
-
-    mode: str
-    target: SimulationSpec | RecordingPath
-    source: Any
-    budget: LabelBudget
-    teacher: Teacher
-    pretraining: LearningSpec
-    finetuning: LearningSpec | None
-    settings: TrainingSettings
-    tracker: TrackerSpec
-    cache: Path
-    backbone: Path | None
-
-    def __post_init__(self) -> None:
-        if self.mode not in _MODES:
-            raise ValueError(f"training.mode must be one of {', '.join(_MODES)}, got {self.mode!r}")
-        if self.mode == "pretrain" and self.backbone is not None:
-            raise ValueError("training=pretrain makes a backbone: expected training.backbone=null")
-        if self.backbone is not None:
-            load_card(self.backbone)
-        self.teacher.check()
-
-    @classmethod
-    def from_config(cls, config: DictConfig) -> TrainingPlan:
-        """Make all objects that ``conf/train.yaml`` describes."""
-        settings = TrainingSettings(
-            network=make(config.model),
-            preprocessing=make(config.preprocessing),
-            postprocessing=make(config.postprocess),
-            make_trainer=make(config.trainer),
-            seed=_whole("seed", config.seed, least=0),
-            resume=bool(config.resume),
-        )
-        backbone = config.training.backbone
-        return cls(
-            mode=config.training.mode,
-            target=_target(config),
-            source=make(config.recording.source),
-            budget=make(config.label_budget),
-            teacher=make(config.teacher),
-            pretraining=make(config.training.pretrain),
-            finetuning=make(config.training.finetune),
-            settings=settings,
-            tracker=make(config.logger),
-            cache=Path(config.cache).expanduser(),
-            backbone=None if backbone is None else Path(backbone).expanduser(),
-        )
-
-    def source_for(self, target: Subject | None) -> SimulationSpec:
-        """The recording to pretrain on: as configured, or with the contacts and the rate of the target."""
-        if isinstance(self.source, SimulationSpec):
-            return self.source
-        assert target is not None
-        return self.source(
-            probe=ProbeSpec(contact_positions_um=target.contact_positions_um.tolist()),
-            sampling_frequency=target.sampling_frequency,
-        )
-
-
-def make(node: Any) -> Any:
-    """Instantiate a node of the configuration; its values are plain containers."""
-    return None if node is None else instantiate(node, _convert_="all")
-
-
-def _target(config: DictConfig) -> SimulationSpec | RecordingPath:
-    """The recording to sort."""
-    if OmegaConf.is_missing(config.recording, "path"):
-        raise ValueError("recording=path needs a file or folder: give recording.path=PATH")
-    target: SimulationSpec | RecordingPath = make(config.recording.target)
-    return target
 
 
 def _pretrain(plan: TrainingPlan, folder: Path, tracker: Tracker) -> dict[str, float]:
@@ -264,7 +166,9 @@ def _backbone(
     if plan.backbone is not None:
         return plan.backbone, {}
     spec = plan.source_for(target)
-    digest = backbone_digest(spec.to_dict(), plan.pretraining, plan.settings)
+    # The digest of the simulation also knows the template bank and the version of the simulator.
+    described = spec.to_dict() | {"digest": spec.digest()}
+    digest = backbone_digest(described, plan.pretraining, plan.settings)
     path = plan.cache / "backbones" / f"{plan.settings.network.name}-{digest[:16]}.safetensors"
     if path.is_file():
         logger.info("backbone from the cache: %s", path)
@@ -353,20 +257,6 @@ def _say_where(outcome: Outcome, agreement: dict[str, Any] | None = None) -> Non
     for name, path in places.items():
         if path.is_file() or (name == "sorting"):
             print(f"{name + ':':<9} {path}")
-
-
-def _threshold(value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-        raise ValueError(f"thresholds must be a number in (0, 1], got {value!r}")
-    return float(value)
-
-
-def _whole(name: str, value: Any, *, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    return value
 
 
 def _ignore_noise() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from esort.calibration import MIN_PRECISION, Calibration, calibrate
+from esort.calibration import MIN_PRECISION, Calibration, calibrate, calibration_room
 from esort.card import Card, LabelSource
 from esort.checkpoint import load_checkpoint, save_checkpoint
 from esort.detector import Postprocessing
@@ -289,7 +289,11 @@ def _fit(
     window = Window(
         before_samples=hyper_parameters["peak_offset_samples"], samples=hyper_parameters["window_samples"]
     )
-    room = learning.examples.room(window, subject.sampling_frequency)
+    room = max(
+        learning.examples.room(window, subject.sampling_frequency),
+        calibration_room(window, subject.sampling_frequency, settings.postprocessing.smoothing_ms),
+        key=lambda stretch: stretch.samples,
+    )
     labels = labels.with_room(room.before_samples, room.after_samples)
     if labels.num_units == 0:
         raise ValueError(

@@ -1,0 +1,134 @@
+"""From a configuration to objects: whatever is wrong with it is found here, in seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from esort.checkpoint import load_card
+from esort.labels import LabelBudget
+from esort.learning import LearningSpec
+from esort.peers import Teacher
+from esort.probes import ProbeSpec
+from esort.recordings import RecordingPath
+from esort.simulation import SimulationSpec
+from esort.subject import Subject
+from esort.tracking import TrackerSpec
+from esort.training import TrainingSettings
+
+__all__ = ["TrainingPlan", "make", "target_of", "threshold", "whole_number"]
+
+_MODES = ("pretrain", "finetune", "scratch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """All cheap objects of a training: a wrong value fails when they are made, not after an hour.
+
+    Parameters
+    ----------
+    mode : {"pretrain", "finetune", "scratch"}
+    target : SimulationSpec or RecordingPath
+        The recording to learn and to sort.
+    source : SimulationSpec or callable
+        The recording to pretrain on; for a target on disk, a callable that wants its contacts and rate.
+    budget : LabelBudget
+    teacher : Teacher
+    pretraining : LearningSpec
+    finetuning : LearningSpec or None
+    settings : TrainingSettings
+    tracker : TrackerSpec
+    cache : Path
+    backbone : Path or None
+        None: from the cache, or made now.
+    """
+
+    mode: str
+    target: SimulationSpec | RecordingPath
+    source: Any
+    budget: LabelBudget
+    teacher: Teacher
+    pretraining: LearningSpec
+    finetuning: LearningSpec | None
+    settings: TrainingSettings
+    tracker: TrackerSpec
+    cache: Path
+    backbone: Path | None
+
+    def __post_init__(self) -> None:
+        if self.mode not in _MODES:
+            raise ValueError(f"training.mode must be one of {', '.join(_MODES)}, got {self.mode!r}")
+        if self.mode == "pretrain" and self.backbone is not None:
+            raise ValueError("training=pretrain makes a backbone: expected training.backbone=null")
+        if self.backbone is not None:
+            load_card(self.backbone)
+        self.teacher.check()
+
+    @classmethod
+    def from_config(cls, config: DictConfig) -> TrainingPlan:
+        """Make all objects that ``conf/train.yaml`` describes."""
+        settings = TrainingSettings(
+            network=make(config.model),
+            preprocessing=make(config.preprocessing),
+            postprocessing=make(config.postprocess),
+            make_trainer=make(config.trainer),
+            seed=whole_number("seed", config.seed, least=0),
+            resume=bool(config.resume),
+        )
+        backbone = config.training.backbone
+        return cls(
+            mode=config.training.mode,
+            target=target_of(config),
+            source=make(config.recording.source),
+            budget=make(config.label_budget),
+            teacher=make(config.teacher),
+            pretraining=make(config.training.pretrain),
+            finetuning=make(config.training.finetune),
+            settings=settings,
+            tracker=make(config.logger),
+            cache=Path(config.cache).expanduser(),
+            backbone=None if backbone is None else Path(backbone).expanduser(),
+        )
+
+    def source_for(self, target: Subject | None) -> SimulationSpec:
+        """The recording to pretrain on: as configured, or with the contacts and the rate of the target."""
+        if isinstance(self.source, SimulationSpec):
+            return self.source
+        assert target is not None
+        return self.source(
+            probe=ProbeSpec(contact_positions_um=target.contact_positions_um.tolist()),
+            sampling_frequency=target.sampling_frequency,
+        )
+
+
+def make(node: Any) -> Any:
+    """Instantiate a node of the configuration; its values are plain containers."""
+    return None if node is None else instantiate(node, _convert_="all")
+
+
+def target_of(config: DictConfig) -> SimulationSpec | RecordingPath:
+    """The recording to sort."""
+    if OmegaConf.is_missing(config.recording, "path"):
+        raise ValueError("recording=path needs a file or folder: give recording.path=PATH")
+    target: SimulationSpec | RecordingPath = make(config.recording.target)
+    return target
+
+
+def threshold(value: Any) -> float | None:
+    """Check a threshold for all units; None stands for the checkpoint's."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        raise ValueError(f"thresholds must be a number in (0, 1], got {value!r}")
+    return float(value)
+
+
+def whole_number(name: str, value: Any, *, least: int) -> int:
+    """Check a number that the configuration gives."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return value
