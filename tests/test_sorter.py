@@ -255,7 +255,7 @@ def test_progress_sees_every_block_once(sorter, subject):
 
 
 def test_backbones_and_broken_checkpoints_are_refused(trained, sorter, tmp_path):
-    (backbone,) = (trained.cache / "backbones").glob("*.safetensors")
+    backbone = next((trained.cache / "backbones").glob("*.safetensors"))
     with pytest.raises(CheckpointError, match="expected a checkpoint with units, got a backbone"):
         Sorter.load(backbone)
     card, weights = load_checkpoint(backbone, framework="torch")

@@ -9,6 +9,8 @@ from esort.recordings import RecordingPath
 from esort.simulation import NoiseSpec, SimulationSpec
 from esort.subject import Subject, open_subject
 
+pytestmark = pytest.mark.filterwarnings("ignore:The extractor is not serializable")  # in memory
+
 
 def spec(**changes):
     values = {"probe": ProbeSpec(name="tetrode"), "noise": NoiseSpec(level_uv=10), "duration_s": 4.0}
