@@ -3,9 +3,12 @@
 import json
 
 import pytest
+import spikeinterface
 from entries import REAL, SHORT_TRAINING, run, run_process
 
-from esort.checkpoint import load_card
+from esort.checkpoint import Card, load_card, save_checkpoint
+from esort.network import NetworkSpec, build_network
+from esort.recordings import RecordingPath
 
 LOCUST = (
     "recording=path",
@@ -104,3 +107,38 @@ def test_the_checkpoint_of_another_probe_is_refused(trained, tmp_path):
         f"output={tmp_path / 'out'}",
     )
     assert "the checkpoint is for 32000 Hz, the recording has 30000 Hz" in ended.error_line()
+
+
+@needs_stub
+def test_spikeglx_with_a_checkpoint_of_its_probe(tmp_path):
+    """An untrained network says nothing of worth; but 384 real channels go all the way through."""
+    recording = RecordingPath(path=str(STUB)).open()
+    spec = NetworkSpec(name="dense", parameters={"temporal_features": [2, 2], "hidden_features": 4})
+    parameters = spec.hyper_parameters(sampling_frequency=30_000.0, num_channels=384, num_units=2)
+    network = build_network("dense", parameters)
+    card = Card(
+        network="dense",
+        network_parameters=parameters,
+        sampling_frequency=30_000.0,
+        contact_positions_um=recording.get_channel_locations(),
+        channel_ids=tuple(range(384)),
+        unit_ids=(0, 1),
+        window_ms=spec.window_ms,
+        window_samples=network.window_samples,
+        peak_offset_samples=network.peak_offset_samples,
+        noise_level_uv=[6.0] * 384,
+        thresholds=(0.9, 0.9),
+    )
+    save_checkpoint(tmp_path / "model.safetensors", network.state_dict(), card)
+    ended = run(
+        "sort.py",
+        f"checkpoint={tmp_path / 'model.safetensors'}",
+        f"recording.path={STUB}",
+        "recording.stream_id=imec0.ap",
+        f"output={tmp_path / 'out'}",
+    )
+    assert ended.code == 0, ended.out + ended.err
+    record = read(tmp_path / "out" / "run.json")
+    assert record["num_channels"] == 384
+    assert record["stop_sample"] == recording.get_num_samples()
+    assert spikeinterface.load(tmp_path / "out" / "sorting").get_num_units() == 2
