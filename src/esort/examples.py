@@ -55,7 +55,8 @@ class ExampleSpec:
     match_ratio : float
         From this much of a unit's own amplitude on, a window may hold a spike of that unit.
     pool_size : int
-        Number of places from which background windows are drawn.
+        Number of places from which background windows are drawn, and most labelled spikes that windows are
+        cut around.
 
     Raises
     ------
@@ -156,15 +157,21 @@ class SpikeExamples:
             raise ValueError(
                 f"expected labelled spikes in [{first}, {stop}), where a window fits around them, got none"
             )
+        if waveforms is None and labels.complete and spec.rendered_spikes == 0:
+            waveforms = np.zeros((labels.num_units, 0, 0), dtype=np.float32)  # nobody will ask for them
         if waveforms is None:
             waveforms = mean_waveforms(traces, self.labels, window.widened(self.shift_samples))
         self.waveforms = waveforms  # (U, T + 2 shift, C)
         self.pool = rng.integers(first, stop, spec.pool_size)
+        # Labelled spikes that real windows lie around; the pool's size is enough of them too.
+        self.real = np.arange(self.labels.num_spikes)
+        if self.real.size > spec.pool_size and not labels.complete:
+            self.real = np.sort(rng.choice(self.real, spec.pool_size, replace=False))
         if labels.complete:
             self.pool_known = self.labels_known = None
         else:
             self.pool_known = self._cannot_hold(self.pool)  # (P, U)
-            self.labels_known = self._cannot_hold(self.labels.sample_index)  # (S, U)
+            self.labels_known = self._cannot_hold(self.labels.sample_index[self.real])  # (S, U)
 
     @property
     def num_units(self) -> int:
@@ -183,8 +190,8 @@ class SpikeExamples:
         return rng.choice(self.pool, count)
 
     def _real(self, rng: np.random.Generator, count: int) -> Batch:
-        chosen = rng.integers(0, self.labels.num_spikes, count)
-        centres = self.labels.sample_index[chosen] + rng.integers(
+        chosen = rng.integers(0, len(self.real), count)
+        centres = self.labels.sample_index[self.real[chosen]] + rng.integers(
             -self.jitter_samples, self.jitter_samples + 1, count
         )
         known = None if self.labels_known is None else self.labels_known[chosen]

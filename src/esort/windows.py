@@ -10,12 +10,12 @@ from esort.labels import LabelledSpikes
 
 __all__ = ["Window", "cut_windows", "mean_waveforms"]
 
-# The median of more waveforms than these costs time and gains nothing.
-_MAX_WAVEFORMS = 100
-# Below this many waveforms the mean is closer to the truth than the median.
-_MIN_FOR_MEDIAN = 5
-# The variance of a median is larger than that of a mean by this factor (Gaussian noise): pi / 2.
-_MEDIAN_VARIANCE = 1.57
+# More waveforms than these cost time and gain nothing.
+_MAX_WAVEFORMS = 60
+# From this many waveforms on, the highest and the lowest quarter of the values are left out.
+_MIN_TO_TRIM = 4
+# The variance of such a mean is larger than that of the whole by this factor (Gaussian noise).
+_TRIMMED_VARIANCE = 1.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +86,8 @@ def cut_windows(traces: np.ndarray, sample_index: np.ndarray, window: Window) ->
 def mean_waveforms(traces: np.ndarray, labels: LabelledSpikes, window: Window) -> np.ndarray:
     """Estimate each unit's waveform from its labelled spikes.
 
-    The median over spikes (robust against spikes of others nearby; the mean below five), on those channels
-    where it stands out from what the noise alone would leave.
+    The interquartile mean over spikes (robust against spikes of others nearby; the mean below four), on those
+    channels where it stands out from what the noise alone would leave.
 
     Parameters
     ----------
@@ -115,10 +115,12 @@ def mean_waveforms(traces: np.ndarray, labels: LabelledSpikes, window: Window) -
         if of_unit.size > _MAX_WAVEFORMS:
             of_unit = of_unit[np.linspace(0, of_unit.size - 1, _MAX_WAVEFORMS).astype(int)]
         windows = cut_windows(traces, of_unit, window)  # (k, T, C)
-        use_median = of_unit.size >= _MIN_FOR_MEDIAN
-        waveform = np.median(windows, axis=0) if use_median else windows.mean(axis=0)  # (T, C)
+        trimmed = of_unit.size // 4 if of_unit.size >= _MIN_TO_TRIM else 0
+        if trimmed:
+            windows = np.sort(windows, axis=0)[trimmed:-trimmed]
+        waveform = windows.mean(axis=0)  # (T, C)
         energy = np.square(waveform).sum(axis=0)  # (C,)
-        of_noise = window.samples / of_unit.size * (_MEDIAN_VARIANCE if use_median else 1.0)
+        of_noise = window.samples / of_unit.size * (_TRIMMED_VARIANCE if trimmed else 1.0)
         stands_out = energy > np.minimum(2 * of_noise, energy.max())
         stands_out[energy.argmax()] = True  # a unit that drowns in noise keeps its best channel
         waveforms[unit_index] = waveform * stands_out
