@@ -351,3 +351,19 @@ def test_too_few_templates(tmp_path):
     with pytest.raises(ValueError, match="expected at most .* units for this probe, split 'source'"):
         simulate(spec, tmp_path)
     assert not [entry for entry in tmp_path.iterdir() if entry.is_dir()]
+
+
+def test_noise_and_drift_leave_the_neurons_and_their_spikes_alone(cache, quiet):
+    drifting = simulate(
+        tetrode(noise=NoiseSpec(level_uv=5.0), drift=DriftSpec(kind="fast", range_um=20.0), duration_s=6.0),
+        cache,
+    )
+    assert drifting.folder != quiet.folder
+    assert [unit["template_index"] for unit in drifting.units] == [
+        unit["template_index"] for unit in quiet.units
+    ]
+    for unit in quiet.units:
+        np.testing.assert_array_equal(
+            drifting.sorting.get_unit_spike_train(unit["unit_id"]),
+            quiet.sorting.get_unit_spike_train(unit["unit_id"]),
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,6 @@ __all__ = ["sort", "train"]
 
 logger = logging.getLogger(__name__)
 
-# What Lightning says about itself, not about the user's data.
-_NOISE = (
-    r".*isinstance\(treespec, LeafSpec\).*",
-    r".*is smaller than the logging interval.*",
-    r".*in eval mode at the start of training.*",
-    r".*does not have many workers.*",
-)
-
 
 def train(config: DictConfig) -> float:
     """Learn the units of a recording from few labels, sort what no label came from, and score it.
@@ -49,7 +40,6 @@ def train(config: DictConfig) -> float:
     float
         The objective of a sweep: F1 on validation windows. It knows nothing of the part that is scored.
     """
-    _ignore_noise()
     run = Run.current(config)
     plan = TrainingPlan.from_config(config)
     with plan.tracker.open(run.folder, name=run.name) as tracker:
@@ -255,10 +245,5 @@ def _say_where(outcome: Outcome, agreement: dict[str, Any] | None = None) -> Non
     places = {"sorting": folder / SORTING, "scores": folder / SCORES, "model": folder / MODEL}
     places["picture"] = outcome.pictures[0] if outcome.pictures else Path()
     for name, path in places.items():
-        if path.is_file() or (name == "sorting"):
+        if path.is_file() or name == "sorting":
             print(f"{name + ':':<9} {path}")
-
-
-def _ignore_noise() -> None:
-    for message in _NOISE:
-        warnings.filterwarnings("ignore", message=message)

@@ -238,7 +238,8 @@ def _finish(
     bar_uv *= max(step for step in (1, 2, 5) if step * bar_uv <= 2 * spacing_uv)
     right = axis.get_yaxis_transform()
     axis.plot([1.008, 1.008], [0, bar_uv], transform=right, color="#333333", linewidth=2, clip_on=False)
-    axis.text(1.014, bar_uv / 2, f"{bar_uv:g} µV", transform=right, rotation=90, va="center", fontsize=8)
+    unit = " µV" if recording.has_scaleable_traces() else ""  # without a gain nobody knows the unit
+    axis.text(1.014, bar_uv / 2, f"{bar_uv:g}{unit}", transform=right, rotation=90, va="center", fontsize=8)
     if has_truth:
         handles = [
             Line2D(

@@ -19,7 +19,7 @@ __all__ = ["DRIFT_KINDS", "NOISE_KINDS", "DriftSpec", "NoiseSpec", "SimulationSp
 NOISE_KINDS = ("uncorrelated", "distance-correlated", "far-neurons")
 DRIFT_KINDS = ("none", "slow", "fast", "nonrigid")
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raise it when the same spec makes other bytes than before: cached recordings are then made anew."""
 
 _DEFAULT_NUM_UNITS = {"neuropixels": 264, "neuropixels128": 90, "neuronexus32": 20, "tetrode": 6}
