@@ -19,6 +19,7 @@ from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 __all__ = ["NETWORKS", "DenseNetwork", "NetworkSpec", "SpikeNetwork", "build_network"]
 
+_HIDDEN_FEATURES = 256
 # The head starts with the belief that a unit fires in one window of fifty.
 _PRIOR_LOGIT = -4.0
 # Outputs per block of a filter bank: longer blocks copy less and multiply more zeros.
@@ -121,8 +122,9 @@ class DenseNetwork(SpikeNetwork):
     ----------
     temporal_features : pair of int
         Features of the two temporal layers.
-    hidden_features : int
-        Features after the mixing.
+    hidden_features : int, optional
+        Features after the mixing. By default 256 as published, or three for every four channels where that is
+        more: each unit starts with one of its own, and large probes see more units.
     **sizes
         See `SpikeNetwork`.
 
@@ -133,13 +135,15 @@ class DenseNetwork(SpikeNetwork):
     """
 
     def __init__(
-        self, *, temporal_features: Sequence[int] = (8, 16), hidden_features: int = 256, **sizes: int
+        self, *, temporal_features: Sequence[int] = (8, 16), hidden_features: int | None = None, **sizes: int
     ) -> None:
         super().__init__(**sizes)
         if len(temporal_features) != 2 or not all(_is_count(number) for number in temporal_features):
             raise ValueError(
                 f"temporal_features must be two whole numbers of at least 1, got {temporal_features!r}"
             )
+        if hidden_features is None:
+            hidden_features = max(_HIDDEN_FEATURES, 3 * self.num_channels // 4)
         if not _is_count(hidden_features):
             raise ValueError(f"hidden_features must be a whole number of at least 1, got {hidden_features!r}")
         first, second = temporal_features
