@@ -39,7 +39,7 @@ _UNIT_FIELDS = ("thresholds", "rate_hz", "recall", "false_hz", "precision")
 # An output below this says that the unit is not there.
 _SILENT = 0.2
 _LAG_MS = 0.6
-_NUM_BACKGROUNDS = 32
+_NUM_BACKGROUNDS = 96
 _STRETCH_S = 4.0
 _SPREAD = 0.08
 # A contact matters to a unit from this share of its largest amplitude on; noise alone stays below so many
