@@ -123,19 +123,20 @@ def test_drift_moves_the_units(cache):
     spec = SimulationSpec(
         probe=[(0.0, 15.0 * row) for row in range(12)], noise=QUIET, drift=drift, duration_s=3.0, num_units=2,
         excitatory_fraction=0.5, rate_excitatory_hz=40, rate_inhibitory_hz=40, modulation_sd=0.0,
-        overhang_um=0, seed=1,
+        overhang_um=0, seed=4,
     )  # fmt: skip
     simulation = simulate(spec, cache)
     motion = simulation.motion()
     assert np.ptp(motion.displacement_um) >= 29  # 3 s at 10 um/s, within the range
     traces = traces_of(simulation)
     contacts = simulation.recording.get_channel_locations()[:, 1]
-    for unit in simulation.units:
-        train = simulation.sorting.get_unit_spike_train(unit["unit_id"])
+    trains = [simulation.sorting.get_unit_spike_train(unit["unit_id"]) for unit in simulation.units]
+    for train, other in (trains, trains[::-1]):
+        train = train[np.abs(train[:, None] - other).min(axis=1) > 100]  # spikes that are seen alone
         energy = np.array([np.ptp(traces[max(t - 5, 0) : t + 6], axis=0) for t in train]) ** 4  # (spikes, C)
         centre_um = energy @ contacts / energy.sum(axis=1)
         expected_um = np.interp(train / 32000, motion.times_s, motion.displacement_um)
-        assert np.corrcoef(centre_um, expected_um)[0, 1] > 0.7
+        assert np.corrcoef(centre_um, expected_um)[0, 1] > 0.95
         slope = np.polyfit(expected_um, centre_um, 1)[0]
         assert 0.5 < slope < 1.5  # in the same direction and about as far
 
@@ -355,7 +356,7 @@ def test_too_few_templates(tmp_path):
 
 def test_noise_and_drift_leave_the_neurons_and_their_spikes_alone(cache, quiet):
     drifting = simulate(
-        tetrode(noise=NoiseSpec(level_uv=5.0), drift=DriftSpec(kind="fast", range_um=20.0), duration_s=6.0),
+        tetrode(noise=NoiseSpec(level_uv=5.0), drift=DriftSpec(kind="fast"), duration_s=6.0),
         cache,
     )
     assert drifting.folder != quiet.folder
