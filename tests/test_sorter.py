@@ -149,6 +149,8 @@ def loud_spikes(trained, subject, whole, count=5):
 @pytest.mark.parametrize("distance", [30, 60])
 def test_spikes_in_the_first_and_the_last_window_are_found(trained, sorter, subject, whole, distance):
     samples, unit_index = loud_spikes(trained, subject, whole)
+    # Where the end of the recording cuts the spike off, what is left of it does not say its peak as exactly.
+    tolerance = 1 if distance >= sorter.network.window_samples else 2
     found = 0
     for sample in samples:
         for start, stop in ((sample - distance, sample + 16000), (sample - 16000, sample + distance)):
@@ -156,7 +158,7 @@ def test_spikes_in_the_first_and_the_last_window_are_found(trained, sorter, subj
             cut = subject.recording.frame_slice(start_frame=start, end_frame=min(stop, subject.num_samples))
             spikes = sorter.sort(cut).spikes
             offsets = spikes.sample_index[spikes.unit_index == unit_index] + start - sample
-            found += bool((np.abs(offsets) <= 1).any())
+            found += bool((np.abs(offsets) <= tolerance).any())
     assert found >= 2 * len(samples) - 1
 
 
