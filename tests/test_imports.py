@@ -19,8 +19,8 @@ FLOORS = [
         "postprocess network labels probes tracker tracking",
         "recordings contacts formats preprocessing health prepared simulation windows examples matched card "
         "checkpoint footprints events results",
-        "datamodule lightning resume learning answers calibration training subject evaluation peers teaching "
-        "detector inference sorter outcome report traces onnx_graph export",
+        "datamodule lightning resume learning answers calibration training subject evaluation peers teacher "
+        "teaching detector inference sorter outcome report traces onnx_graph export",
         "experiment plan runs sweep",
     )
 ]

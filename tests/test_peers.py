@@ -7,7 +7,8 @@ import pytest
 from spikeinterface.core import NumpyRecording, NumpySorting, generate_ground_truth_recording
 
 from esort.evaluation import score
-from esort.peers import SORTERS, Teacher, run_sorter_on
+from esort.peers import SORTERS, run_sorter_on
+from esort.teacher import Teacher
 
 RATE = 20_000.0
 

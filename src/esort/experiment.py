@@ -10,7 +10,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from esort.files import write_json
 from esort.outcome import Outcome, sort_subject
-from esort.peers import Teacher
 from esort.plan import TrainingPlan, make, target_of, threshold, whole_number
 from esort.recordings import RecordingPath
 from esort.report import plot_curve
@@ -18,6 +17,7 @@ from esort.results import MODEL, RUN, SCORES, SORTING
 from esort.runs import Run
 from esort.sorter import Sorter
 from esort.subject import Subject, open_subject
+from esort.teacher import Teacher
 from esort.teaching import agreement_with_teacher, all_labels, draw_labels
 from esort.tracking import Tracker, TrackerSpec
 from esort.training import backbone_digest, train_backbone, train_units

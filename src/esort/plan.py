@@ -12,11 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 from esort.checkpoint import load_card
 from esort.labels import LabelBudget
 from esort.learning import LearningSpec
-from esort.peers import Teacher
 from esort.probes import ProbeSpec
 from esort.recordings import RecordingPath
 from esort.simulation import SimulationSpec
 from esort.subject import Subject
+from esort.teacher import Teacher
 from esort.tracking import TrackerSpec
 from esort.training import TrainingSettings
 

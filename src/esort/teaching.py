@@ -10,8 +10,8 @@ import numpy as np
 
 from esort.evaluation import agreement
 from esort.labels import LabelBudget, LabelledSpikes, select_labels
-from esort.peers import Teacher
 from esort.subject import Subject
+from esort.teacher import Teacher
 
 __all__ = ["agreement_with_teacher", "all_labels", "draw_labels"]
 
