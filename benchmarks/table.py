@@ -23,17 +23,22 @@ def rows():
             f"pooled accuracy, {condition}, {own[0]['units']} units, 10 labelled spikes each, "
             f"mean of {len(own)} seeds",
             f"**{pooled:.3f}** (units on their own: {alone:.3f})",
-            "python benchmarks/accuracy.py conditions=all",
+            shorter(accuracy["command"]),
         )
     sorting = json.loads((RESULTS / "sorting.json").read_text())
     for row in sorting["rows"]:
         yield (
             f"`sort.py`, 128 channels, {row['recording_s']:.0f} s on {sorting['cores']} cores, whole process",
             f"**{row['real_time_factor']:.1f} × real time**, peak {row['peak_rss_gb']:.2f} GB",
-            "python benchmarks/sorting.py",
+            shorter(sorting["command"]),
         )
     postprocess = json.loads((RESULTS / "postprocess.json").read_text())
     yield from postprocess_rows(postprocess)
+
+
+def shorter(command):
+    """The command without where its files go."""
+    return " ".join(part for part in command.split() if not part.startswith(("folder=", "output=")))
 
 
 def postprocess_rows(content):
