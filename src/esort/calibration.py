@@ -104,7 +104,12 @@ class Calibration:
 def calibration_room(window: Window, sampling_frequency: float, smoothing_ms: float) -> Window:
     """The stretch that must be there around a labelled spike: the window, the lags and the smoothing."""
     half_width = smoothing_half_width(sampling_frequency, smoothing_ms)
-    return window.widened(round(_LAG_MS * sampling_frequency / 1000) + half_width - 1)
+    return window.widened(_lag_samples(sampling_frequency) + half_width - 1)
+
+
+def _lag_samples(sampling_frequency: float) -> int:
+    """How far before and after a spike answers to it are looked for."""
+    return round(_LAG_MS * sampling_frequency / 1000)
 
 
 def calibrate(
@@ -142,7 +147,6 @@ def calibrate(
     network = network.folded()
     rate = labels.sampling_frequency
     half_width = smoothing_half_width(rate, smoothing_ms)
-    lag_samples = round(_LAG_MS * rate / 1000)
     window = Window(before_samples=network.peak_offset_samples, samples=network.window_samples)
     wide = calibration_room(window, rate, smoothing_ms)
     inside = labels.with_room(wide.before_samples, wide.after_samples)
@@ -161,7 +165,7 @@ def calibrate(
 
     before = smoothing(network_answers(network, backgrounds))  # (n, 2 L + 1, U)
     silent = before.max(axis=1) < _SILENT  # (n, U)
-    answers = Answers(labels.num_units, lag_samples)
+    answers = Answers(labels.num_units, _lag_samples(rate))
     for unit_index, waveform in enumerate(waveforms):
         after = smoothing(network_answers(network, backgrounds + amplitudes * waveform))  # (n, 2 L + 1, U)
         answers.add(unit_index, after, silent)

@@ -144,9 +144,10 @@ def sorter_class(name: str) -> Any:
 
 def _job_parameters(sorter_type: Any, seed: int, num_jobs: int | None) -> dict[str, Any]:
     """Give each sorter its seed and jobs, under the names that it has for them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    from esort.inference import available_cores  # brings torch, which only those who run a sorter need
+
     jobs: dict[str, Any] = {
-        "n_jobs": num_jobs or cores or 1,
+        "n_jobs": num_jobs or available_cores(),
         "pool_engine": "thread",  # a pool of processes might import the caller's script again
         "chunk_duration": "1s",
         "progress_bar": False,
