@@ -20,7 +20,8 @@ FLOORS = [
         "recordings contacts formats preprocessing health prepared simulation windows examples matched card "
         "checkpoint footprints events results",
         "datamodule lightning resume learning answers calibration training subject evaluation peers teacher "
-        "teaching detector inference sorter outcome report traces onnx_graph export",
+        "teaching detector inference sorter outcome report traces onnx_graph export "
+        "inspect doctor page",
         "experiment plan runs sweep",
     )
 ]
