@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -252,7 +253,11 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-NETWORKS: dict[str, type[SpikeNetwork]] = {"dense": DenseNetwork}
+# Those of other modules, which build on this one, are named and found when they are asked for.
+NETWORKS: dict[str, type[SpikeNetwork] | str] = {
+    "dense": DenseNetwork,
+    "convrecurrent": "esort.convrecurrent:ConvRecurrentNetwork",
+}
 """Networks by name; a checkpoint's card names one of them."""
 
 
@@ -322,8 +327,11 @@ def build_network(name: str, parameters: Mapping[str, Any]) -> SpikeNetwork:
     """
     if name not in NETWORKS:
         raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {name!r}")
+    network = NETWORKS[name]
+    if isinstance(network, str):
+        network = resolve_name(network)
     try:
-        return NETWORKS[name](**parameters)
+        return network(**parameters)
     except TypeError as error:
         raise ValueError(f"network {name} does not take these hyper-parameters: {error}") from None
 

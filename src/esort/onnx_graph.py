@@ -94,7 +94,7 @@ class SpikeGraph(nn.Module):
         if conflicts is not None:
             self.register_buffer("kernels", conflicts.quantise(self.scale))  # int32 (P + 1, 2 L + 1)
         self.register_buffer("noise_level_uv", torch.tensor(noise_level_uv, dtype=torch.float32))  # (C,)
-        if isinstance(network, DenseNetwork):
+        if type(network) is DenseNetwork:
             self.register_buffer("bank", _banded(network.filters.weight.detach()))  # (n F, 1, W + n - 1)
 
     def forward(self, traces_uv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,7 +127,7 @@ class SpikeGraph(nn.Module):
     def probabilities(self, traces_uv: Tensor) -> Tensor:
         """Return what the network says of each window, shape (N, U)."""
         traces = traces_uv / self.noise_level_uv
-        if not isinstance(self.network, DenseNetwork):
+        if type(self.network) is not DenseNetwork:  # those that build on it do other things as well
             return self.network(traces).squeeze(0).sigmoid()
         return self.network.head(self.network.hidden(self._features(traces.squeeze(0)))).sigmoid()
 
