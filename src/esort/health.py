@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SAME_RATE = 1e-3
 _FINGERPRINT_PLACES = 5
 _FINGERPRINT_FRAMES = 256
+_SIGNAL_PLACES = 5
+_SIGNAL_S = 0.1
 
 
 def check_recording(recording: BaseRecording) -> None:
@@ -31,7 +33,8 @@ def check_recording(recording: BaseRecording) -> None:
     Raises
     ------
     ValueError
-        If it has several segments, no channels, no samples, no or doubled positions, or non-finite values.
+        If it has several segments, no channels, no samples, traces that are no real numbers, no or doubled
+        positions, or non-finite values.
     """
     if recording.get_num_segments() != 1:
         raise ValueError(f"expected a recording of 1 segment, got {recording.get_num_segments()}")
@@ -39,6 +42,8 @@ def check_recording(recording: BaseRecording) -> None:
         raise ValueError("the recording has 0 channels, expected at least 1")
     if recording.get_num_samples() == 0:
         raise ValueError("the recording has 0 samples, expected at least 1")
+    if np.dtype(recording.dtype).kind not in "iuf":
+        raise ValueError(f"traces must be integers or real numbers, got {np.dtype(recording.dtype)}")
     if not has_positions(recording):
         raise ValueError("the recording has no contact positions: attach a probe")
     positions = recording.get_channel_locations()
@@ -56,6 +61,28 @@ def check_recording(recording: BaseRecording) -> None:
     if np.dtype(recording.dtype).kind == "f":
         stop = min(recording.get_num_samples(), max(1, round(0.1 * recording.sampling_frequency)))
         check_finite(recording.get_traces(start_frame=0, end_frame=stop), 0, recording.channel_ids)
+
+
+def check_signal(recording: BaseRecording) -> None:
+    """Refuse a recording in which nothing ever changes: an empty file, the wrong stream, a cut cable.
+
+    A tenth of a second is read at five places. Single dead channels are no reason to refuse.
+
+    Raises
+    ------
+    ValueError
+        If every channel is constant at each of these places.
+    """
+    num_samples = int(recording.get_num_samples())
+    length = min(num_samples, max(2, round(_SIGNAL_S * recording.sampling_frequency)))
+    for start in np.linspace(0, num_samples - length, _SIGNAL_PLACES).astype(int):
+        traces = recording.get_traces(start_frame=int(start), end_frame=int(start) + length)
+        if (traces != traces[:1]).any():
+            return
+    raise ValueError(
+        f"all {recording.get_num_channels()} traces are constant at each of {_SIGNAL_PLACES} places that "
+        f"were looked at: is it the right file and stream?"
+    )
 
 
 def find_nonfinite(traces: np.ndarray, start_sample: int = 0) -> tuple[int, int] | None:

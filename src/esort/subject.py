@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from esort.health import check_finite, check_recording, fingerprint
+from esort.health import check_finite, check_recording, check_signal, fingerprint
 from esort.recordings import RecordingPath
 from esort.simulation import Simulation, SimulationSpec, simulate
 
@@ -101,6 +101,7 @@ def open_subject(spec: SimulationSpec | RecordingPath, cache_folder: str | os.Pa
         recording, ground_truth = spec.open(), spec.open_ground_truth()
         source = str(Path(spec.path).expanduser().resolve())
     check_recording(recording)
+    check_signal(recording)
     return Subject(
         recording=recording,
         ground_truth=ground_truth,
