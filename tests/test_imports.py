@@ -17,10 +17,11 @@ FLOORS = [
     for floor in (
         "files style",
         "postprocess network labels probes tracker tracking",
-        "recordings contacts curation formats preprocessing health prepared simulation windows examples matched card "
-        "checkpoint footprints events results excerpt symptoms convrecurrent fairness label_plan",
+        "recordings contacts curation formats preprocessing health prepared simulation windows examples matched "
+        "card checkpoint footprints events results excerpt symptoms convrecurrent fairness label_plan",
         "datamodule lightning resume learning answers calibration training subject evaluation peers teacher "
         "teaching detector inference sorter outcome report traces onnx_graph export "
+        "exports nwb phy backbones bootstrap spikeinterface_sorter "
         "inspect doctor page",
         "experiment plan runs sweep",
     )

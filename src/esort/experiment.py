@@ -8,6 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from esort.backbones import find_or_make_backbone
+from esort.exports import EXPORTS, check_exports
 from esort.files import write_json
 from esort.outcome import Outcome, sort_subject
 from esort.plan import TrainingPlan, make, target_of, threshold, whole_number
@@ -18,9 +20,9 @@ from esort.runs import Run
 from esort.sorter import Sorter
 from esort.subject import Subject, open_subject
 from esort.teacher import Teacher
-from esort.teaching import agreement_with_teacher, all_labels, draw_labels
+from esort.teaching import agreement_with_teacher, draw_labels
 from esort.tracking import Tracker, TrackerSpec
-from esort.training import backbone_digest, train_backbone, train_units
+from esort.training import train_units
 
 __all__ = ["sort", "train"]
 
@@ -68,6 +70,7 @@ def sort(config: DictConfig) -> float | None:
     spec = target_of(config)
     tracker_spec: TrackerSpec = make(config.logger)
     thresholds = threshold(config.thresholds)
+    exports, session = check_exports(config.export), make(config.session)
     num_workers = (
         None if config.num_workers is None else whole_number("num_workers", config.num_workers, least=1)
     )
@@ -82,6 +85,8 @@ def sort(config: DictConfig) -> float | None:
             thresholds=thresholds,
             num_workers=num_workers,
             overwrite=bool(config.overwrite),
+            exports=exports,
+            session=session,
         )
         _record(tracker, outcome)
     _say_where(outcome)
@@ -155,25 +160,16 @@ def _backbone(
     """
     if plan.backbone is not None:
         return plan.backbone, {}
-    spec = plan.source_for(target)
-    # The digest of the simulation also knows the template bank and the version of the simulator.
-    described = spec.to_dict() | {"digest": spec.digest()}
-    digest = backbone_digest(described, plan.pretraining, plan.settings)
-    path = plan.cache / "backbones" / f"{plan.settings.network.name}-{digest[:16]}.safetensors"
-    if path.is_file():
-        logger.info("backbone from the cache: %s", path)
-        return path, {}
-    source = open_subject(spec, plan.cache)
-    metrics = train_backbone(
-        source,
-        all_labels(source),
+    path, metrics = find_or_make_backbone(
+        plan.source_for(target),
         plan.pretraining,
         plan.settings,
-        path=path,
+        cache=plan.cache,
         folder=folder,
         lightning_logger=tracker.lightning_logger(),
     )
-    tracker.summary({f"pretrain/{name}": value for name, value in metrics.items()})
+    if metrics:
+        tracker.summary({f"pretrain/{name}": value for name, value in metrics.items()})
     return path, metrics
 
 
@@ -243,7 +239,8 @@ def _say_where(outcome: Outcome, agreement: dict[str, Any] | None = None) -> Non
         f"{run['real_time_factor']:.1f} times real time on {run['cores']} cores"
     )
     places = {"sorting": folder / SORTING, "scores": folder / SCORES, "model": folder / MODEL}
+    places |= {name: folder / EXPORTS[name] for name in run.get("exports", ())}
     places["picture"] = outcome.pictures[0] if outcome.pictures else Path()
     for name, path in places.items():
-        if path.is_file() or name == "sorting":
+        if path.is_file() or name == "sorting" or (name in EXPORTS and path.exists()):
             print(f"{name + ':':<9} {path}")

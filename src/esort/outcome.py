@@ -18,9 +18,11 @@ from tqdm import tqdm
 from esort.checkpoint import package_versions
 from esort.evaluation import Scores, score
 from esort.events import true_spikes
+from esort.exports import Exportable, check_exports, remove_exports, write_exports
 from esort.files import new_folder_atomically, sha256_of_file, write_json
 from esort.footprints import estimate_footprints
 from esort.inference import BLOCK_S, available_cores
+from esort.nwb import Session
 from esort.report import plot_accuracy, plot_probe, plot_reliability
 from esort.results import RUN, SCORES, SORTING, check_output, set_aside
 from esort.sorter import Sorter, SortResult
@@ -87,8 +89,10 @@ def sort_subject(
     num_workers: int | None = None,
     overwrite: bool = False,
     facts: dict[str, Any] | None = None,
+    exports: Iterable[str] = (),
+    session: Session | None = None,
 ) -> Outcome:
-    """Sort a stretch of a recording; write ``sorting/``, ``run.json``, ``scores.json`` and pictures.
+    """Sort a stretch of a recording; write ``sorting/``, ``run.json``, ``scores.json``, pictures and exports.
 
     Parameters
     ----------
@@ -106,6 +110,10 @@ def sort_subject(
         Whether a sorting that lies in the folder may be replaced.
     facts : dict, optional
         More for ``run.json``.
+    exports : sequence of str
+        See `esort.exports.write_exports`.
+    session : Session, optional
+        For the NWB file.
 
     Returns
     -------
@@ -116,8 +124,9 @@ def sort_subject(
     FileExistsError
         If there is a sorting in the folder and `overwrite` is false.
     FileNotFoundError, CheckpointError, ValueError
-        If the checkpoint cannot be read, or does not fit the recording.
+        If the checkpoint cannot be read, or does not fit the recording; or an export fails.
     """
+    exports = check_exports(exports, folder, overwrite=overwrite)
     if not overwrite and (folder / SORTING).exists():
         check_output(folder, overwrite=False)
     sorter = Sorter.load(checkpoint)
@@ -132,6 +141,7 @@ def sort_subject(
     sorting = _write_sorting(result, folder / SORTING)
     for name in (SCORES, *_PICTURES):
         (folder / name).unlink(missing_ok=True)  # of the sorting that was replaced
+    remove_exports(folder)
     stop_sample = start_sample + result.num_samples
     run = {
         "recording": subject.source,
@@ -141,6 +151,7 @@ def sort_subject(
         "start_sample": start_sample,
         "stop_sample": stop_sample,
         **_describe(result, subject),
+        **({"exports": list(exports)} if exports else {}),
         **(facts or {}),
     }
     write_json(folder / RUN, run)
@@ -148,6 +159,16 @@ def sort_subject(
     if scores is not None:
         scores.save(folder / SCORES)
     pictures = _draw(sorter, subject, result, sorting, scores, folder, start_sample)
+    if exports:
+        content = Exportable(
+            sorting=sorting,
+            probability=result.spikes.probability,
+            recording=subject.recording,
+            filtered=sorter.preprocessing.resolve(subject.recording).apply(subject.recording),
+            source=subject.source,
+            session=session or Session(),
+        )
+        write_exports(exports, content, folder)
     return Outcome(folder=folder, run=run, sorting=sorting, scores=scores, pictures=pictures)
 
 

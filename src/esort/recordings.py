@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from esort.contacts import attach_probe
+from esort.curation import curated
 from esort.formats import RECORDING_FORMATS, SORTING_FORMATS, Format, find_format, is_simulation, read
 from esort.health import check_finite, check_recording, find_nonfinite, fingerprint, match_channels
 from esort.preprocessing import Preprocessing, noise_levels_uv
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from spikeinterface.core import BaseRecording, BaseSorting
 
 __all__ = [
@@ -183,14 +186,15 @@ def open_sorting(
     sampling_frequency: float | None = None,
     stream_id: str | None = None,
     segment: int | None = None,
+    groups: Sequence[str] | None = None,
 ) -> BaseSorting:
-    """Open a sorting of any format.
+    """Open a sorting of any format, without the units that whoever curated it called noise.
 
     Parameters
     ----------
     path : path-like
-        File or folder: SpikeInterface's folders, zarr, npz and sorter outputs, phy (units called noise are
-        left out), Kilosort, NWB, MEArec, a simulation of ours. Other readers of SpikeInterface go by name.
+        File or folder: SpikeInterface's folders, zarr, npz and sorter outputs, phy, Kilosort, NWB, MEArec, a
+        simulation of ours. Other readers of SpikeInterface go by name.
     format : str
         "auto" recognises it.
     sampling_frequency : float, optional
@@ -199,18 +203,20 @@ def open_sorting(
         For NWB: the path of the electrical series whose clock the units follow.
     segment : int, optional
         Which segment of several.
+    groups : sequence of str, optional
+        Only units of these groups of the curation, see `esort.curation.curated`.
 
     Returns
     -------
     BaseSorting
-        One segment.
+        One segment. Units have the names that they had before an export to phy, where it says them.
 
     Raises
     ------
     FileNotFoundError
         If nothing lies at the path.
     ValueError
-        If it is no sorting, or its rate is another than `sampling_frequency`.
+        If it is no sorting, its rate is another than `sampling_frequency`, or nothing is left of `groups`.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -227,7 +233,7 @@ def open_sorting(
             f"{path} is a sorting at {sorting.sampling_frequency:g} Hz, "
             f"but the recording has {sampling_frequency:g} Hz"
         )
-    return _one_segment(sorting, segment, path)
+    return curated(_one_segment(sorting, segment, path), path, groups)
 
 
 def _one_segment(extractor: Any, segment: int | None, path: Path) -> Any:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from esort.curation import check_groups
 from esort.peers import SORTERS, run_sorter_on, sorter_class
 from esort.recordings import open_sorting
 
@@ -39,6 +41,8 @@ class Teacher:
         The sorting of "sorting", in any format of `open_sorting`.
     format : str
         Format of `path`.
+    groups : sequence of str, optional
+        Curation groups of `path` to learn from, such as good; None: all but noise.
     seed : int
         For the sorters that take one.
     min_spikes : int, optional
@@ -55,6 +59,7 @@ class Teacher:
     seconds: float | None = None
     path: str | None = None
     format: str = "auto"
+    groups: Sequence[str] | None = None
     seed: int = 0
     min_spikes: int | None = None
 
@@ -68,6 +73,10 @@ class Teacher:
             raise ValueError(
                 f"teacher.path is for teacher=sorting only, got teacher={self.sorter} and {self.path!r}"
             )
+        if self.groups is not None:
+            if self.sorter != "sorting":
+                raise ValueError(f"teacher.groups is for teacher=sorting only, got teacher={self.sorter}")
+            check_groups(self.groups)
         seconds = self.seconds
         if seconds is not None and (
             isinstance(seconds, bool)
@@ -146,7 +155,10 @@ class Teacher:
                 seed=self.seed,
             )
         sorting = open_sorting(
-            str(self.path), format=self.format, sampling_frequency=float(recording.sampling_frequency)
+            str(self.path),
+            format=self.format,
+            sampling_frequency=float(recording.sampling_frequency),
+            groups=self.groups,
         )
         last = int(sorting.to_spike_vector()["sample_index"].max(initial=-1))
         if last >= recording.get_num_samples():
