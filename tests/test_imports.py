@@ -18,12 +18,13 @@ FLOORS = [
         "files style",
         "postprocess network labels probes tracker tracking",
         "recordings contacts curation formats preprocessing health prepared simulation windows examples matched "
-        "card checkpoint footprints events results excerpt symptoms convrecurrent fairness label_plan",
+        "card checkpoint footprints events results excerpt symptoms convrecurrent fairness label_curve label_plan",
         "datamodule lightning resume learning answers calibration training subject evaluation peers teacher "
         "teaching detector inference sorter outcome report traces onnx_graph export "
+        "grid study_table study_figure cost "
         "exports nwb phy backbones bootstrap spikeinterface_sorter "
         "inspect doctor page",
-        "experiment plan runs sweep",
+        "experiment plan runs sweep jobs study",
     )
 ]
 # These import nothing of esort's but the file helpers and parts of themselves.
@@ -38,8 +39,8 @@ ALONE = {
 ONLY_IN = {
     "wandb": {"tracking"},
     "MEArec": {"simulation"},
-    "hydra": {"experiment", "plan", "runs", "sweep", "train", "sort"},
-    "omegaconf": {"experiment", "plan", "runs", "sweep", "train", "sort"},
+    "hydra": {"experiment", "plan", "runs", "sweep", "jobs", "train", "sort"},
+    "omegaconf": {"experiment", "plan", "runs", "sweep", "jobs", "study", "train", "sort"},
 }
 # What costs seconds to import, or binds arrays to one library, does not come in by the front door.
 FRAMEWORKS = {"torch", "jax", "cupy", "tensorflow", "array_api_strict", "pytorch_lightning"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from esort.backbones import find_or_make_backbone
 from esort.exports import EXPORTS, check_exports
 from esort.files import write_json
+from esort.label_plan import COLUMNS, LabelPlanner
+from esort.labels import LabelledSpikes
 from esort.outcome import Outcome, sort_subject
 from esort.plan import TrainingPlan, make, target_of, threshold, whole_number
 from esort.recordings import RecordingPath
@@ -18,6 +22,7 @@ from esort.report import plot_curve
 from esort.results import MODEL, RUN, SCORES, SORTING
 from esort.runs import Run
 from esort.sorter import Sorter
+from esort.study import run_study
 from esort.subject import Subject, open_subject
 from esort.teacher import Teacher
 from esort.teaching import agreement_with_teacher, draw_labels
@@ -41,14 +46,20 @@ def train(config: DictConfig) -> float:
     -------
     float
         The objective of a sweep: F1 on validation windows. It knows nothing of the part that is scored.
+        Of a study: the mean pooled accuracy.
     """
-    run = Run.current(config)
+    if config.study is not None:
+        return run_study(config, _train_one)
+    return _train_one(config, Run.current(config)).get("val/f1", float("nan"))
+
+
+def _train_one(config: DictConfig, run: Run) -> dict[str, float]:
+    """Do one training in its folder."""
     plan = TrainingPlan.from_config(config)
     with plan.tracker.open(run.folder, name=run.name) as tracker:
         tracker.config(run.columns)
         phase = _pretrain if plan.mode == "pretrain" else _learn_and_sort
-        metrics = phase(plan, run.folder, tracker)
-    return metrics.get("val/f1", float("nan"))
+        return phase(plan, run.folder, tracker)
 
 
 def sort(config: DictConfig) -> float | None:
@@ -121,6 +132,7 @@ def _learn_and_sort(plan: TrainingPlan, folder: Path, tracker: Tracker) -> dict[
         folder=folder,
         lightning_logger=tracker.lightning_logger(),
     )
+    _plan_labels(plan.planner, labels, folder, tracker)
     outcome = sort_subject(
         folder / MODEL,
         target,
@@ -171,6 +183,21 @@ def _backbone(
     if metrics:
         tracker.summary({f"pretrain/{name}": value for name, value in metrics.items()})
     return path, metrics
+
+
+def _plan_labels(planner: LabelPlanner, labels: LabelledSpikes, folder: Path, tracker: Tracker) -> None:
+    """Say which units need how many more labels, in ``tables/label_plan.csv`` and in the log."""
+    path = folder / "calibration.json"
+    if not path.is_file():
+        return
+    seconds = (labels.stop_sample - labels.start_sample) / labels.sampling_frequency
+    counts = dict(zip(labels.unit_ids, labels.counts().tolist(), strict=True))
+    needs = planner.of_calibration(json.loads(path.read_text(encoding="utf-8")), counts, seconds)
+    tracker.table("label_plan", COLUMNS, [list(asdict(need).values()) for need in needs])
+    lacking = [need for need in needs if need.advice != "enough"]
+    if lacking:
+        shown = ", ".join(f"{need.unit_id} ({need.more or need.advice})" for need in lacking)
+        logger.info("more labels for an accuracy of %g: %s", planner.target, shown)
 
 
 def _agree(teacher: Teacher, target: Subject, outcome: Outcome) -> dict[str, Any] | None:

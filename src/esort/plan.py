@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from esort.checkpoint import load_card
+from esort.fairness import check_apart
+from esort.label_plan import LabelPlanner
 from esort.labels import LabelBudget
 from esort.learning import LearningSpec
 from esort.probes import ProbeSpec
@@ -45,6 +47,7 @@ class TrainingPlan:
     cache : Path
     backbone : Path or None
         None: from the cache, or made now.
+    planner : LabelPlanner
     """
 
     mode: str
@@ -58,6 +61,7 @@ class TrainingPlan:
     tracker: TrackerSpec
     cache: Path
     backbone: Path | None
+    planner: LabelPlanner = field(default_factory=LabelPlanner)
 
     def __post_init__(self) -> None:
         if self.mode not in _MODES:
@@ -66,6 +70,12 @@ class TrainingPlan:
             raise ValueError("training=pretrain makes a backbone: expected training.backbone=null")
         if self.backbone is not None:
             load_card(self.backbone)
+        elif (
+            self.mode != "scratch"
+            and isinstance(self.source, SimulationSpec)
+            and isinstance(self.target, SimulationSpec)
+        ):
+            check_apart(self.source, self.target)
         self.teacher.check()
 
     @classmethod
@@ -92,6 +102,7 @@ class TrainingPlan:
             tracker=make(config.logger),
             cache=Path(config.cache).expanduser(),
             backbone=None if backbone is None else Path(backbone).expanduser(),
+            planner=make(config.label_plan),
         )
 
     def source_for(self, target: Subject | None) -> SimulationSpec:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,16 +46,31 @@ class Run:
     def current(cls, config: DictConfig) -> Run:
         """Return the run that Hydra is in."""
         hydra = HydraConfig.get()
+        return cls.of(config, hydra.runtime.choices, Path(hydra.runtime.output_dir))
+
+    @classmethod
+    def of(
+        cls, config: DictConfig, choices: Mapping[str, Any], folder: Path, *, name: str | None = None
+    ) -> Run:
+        """Return the run of a configuration.
+
+        Parameters
+        ----------
+        config : DictConfig
+        choices : mapping
+            Group -> the option that was chosen.
+        folder : Path
+        name : str, optional
+            By default made from the choices.
+        """
         choices = {
             group: choice
-            for group, choice in hydra.runtime.choices.items()
+            for group, choice in choices.items()
             if not group.startswith("hydra") and choice is not None
         }
         scalars = {key: config[key] for key in ("labels", "thresholds", "seed") if key in config}
-        name = _name(choices, config)
-        return cls(
-            folder=Path(hydra.runtime.output_dir), name=name, columns=choices | scalars | {"name": name}
-        )
+        name = name or _name(choices, config)
+        return cls(folder=folder, name=name, columns=choices | scalars | {"name": name})
 
 
 def _name(choices: dict[str, Any], config: DictConfig) -> str:
