@@ -7,6 +7,7 @@ puts `EsortSorter` into its list. A process that unpickles or loads a recording 
 
 from __future__ import annotations
 
+import json
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +15,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from spikeinterface.core import load
 from spikeinterface.core.channelslice import ChannelSliceRecording
+from spikeinterface.core.core_tools import SIJsonEncoder
 from spikeinterface.sorters.basesorter import BaseSorter
 
 if TYPE_CHECKING:
@@ -142,8 +145,6 @@ class EsortSorter(BaseSorter):
 
     @classmethod
     def _get_result_from_folder(cls, sorter_output_folder: Path) -> BaseSorting:
-        from spikeinterface.core import load
-
         return load(Path(sorter_output_folder) / _SORTING)
 
 
@@ -152,12 +153,25 @@ class CarryingRecording(ChannelSliceRecording):
 
     Parameters
     ----------
-    recording : BaseRecording
+    recording : BaseRecording or str
+        A text is SpikeInterface's JSON of a recording: the slurm engine writes what it gets into a script,
+        where only the text of a recording can be read again.
     """
 
-    def __init__(self, recording: BaseRecording) -> None:
-        super().__init__(recording)
+    def __init__(self, recording: BaseRecording | str) -> None:
+        parent = load(json.loads(recording)) if isinstance(recording, str) else recording
+        super().__init__(parent)
+        if not isinstance(recording, str) and parent.check_serializability("json"):
+            content = parent.to_dict(include_annotations=True, recursive=True)
+            recording = json.dumps(content, cls=SIJsonEncoder)
         self._kwargs = {"recording": recording}
+
+    def to_dict(self, *args: Any, **keywords: Any) -> dict[str, Any]:
+        """As SpikeInterface's, in plain values: the slurm engine writes them as Python text."""
+        content: dict[str, Any] = super().to_dict(*args, **keywords)
+        if isinstance(self._kwargs["recording"], str) and not keywords.get("include_properties"):
+            content = json.loads(json.dumps(content, cls=SIJsonEncoder))
+        return content
 
 
 def carry_esort(recording: BaseRecording) -> BaseRecording:
@@ -173,7 +187,7 @@ def carry_esort(recording: BaseRecording) -> BaseRecording:
     Returns
     -------
     CarryingRecording
-        The same traces, channels, properties and times.
+        The same traces, channels and times.
     """
     return recording if isinstance(recording, CarryingRecording) else CarryingRecording(recording)
 
