@@ -24,7 +24,7 @@ FLOORS = [
         "grid study_table study_figure cost "
         "exports nwb phy backbones bootstrap spikeinterface_sorter "
         "inspect doctor page",
-        "experiment plan runs sweep jobs study",
+        "experiment plan runs sweep jobs study worker",
     )
 ]
 # These import nothing of esort's but the file helpers and parts of themselves.
@@ -40,7 +40,7 @@ ONLY_IN = {
     "wandb": {"tracking"},
     "MEArec": {"simulation"},
     "hydra": {"experiment", "plan", "runs", "sweep", "jobs", "train", "sort"},
-    "omegaconf": {"experiment", "plan", "runs", "sweep", "jobs", "study", "train", "sort"},
+    "omegaconf": {"experiment", "plan", "runs", "sweep", "jobs", "study", "worker", "train", "sort"},
 }
 # What costs seconds to import, or binds arrays to one library, does not come in by the front door.
 FRAMEWORKS = {"torch", "jax", "cupy", "tensorflow", "array_api_strict", "pytorch_lightning"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +23,7 @@ from esort.plan import TrainingPlan
 from esort.simulation import SimulationSpec
 from esort.training import backbone_digest
 
-__all__ = ["Job", "code_digest", "plan_jobs", "study_name"]
+__all__ = ["Job", "code_digest", "plan_jobs", "study_command", "study_name"]
 
 # What changes no result, only where it lies and how it is shown.
 _NOT_OF_A_RESULT = ("study", "resume", "cache", "logger", "label_plan")
@@ -88,6 +89,14 @@ class Job:
 def study_name(spec: StudySpec) -> str:
     """Name of a study with its model, for titles and dashboards."""
     return f"{spec.name}-{HydraConfig.get().runtime.choices.get('model')}"
+
+
+def study_command() -> str:
+    """The command of this study, without where its files go."""
+    hydra = HydraConfig.get()
+    elsewhere = ("cache=", "hydra.run.dir=", "logger", "study.redo")
+    given = [one for one in hydra.overrides.task if not one.startswith(elsewhere)]
+    return shlex.join(["python", f"{hydra.job.config_name}.py", *given])
 
 
 def plan_jobs(spec: StudySpec) -> list[Job]:

@@ -82,7 +82,7 @@ def labels_ratio(
     best = np.maximum.accumulate(np.asarray(reference_accuracy, dtype=float))
     for own, reached in zip(reference_labels, best, strict=True):
         needed = labels_for(labels, accuracy, reached)
-        bound = "at most" if needed <= labels[0] else ""
+        bound = "at most" if accuracy[0] > reached + 1e-9 else ""
         if math.isinf(needed):
             needed, bound = float(labels[-1]), "at least"
         ratios.append(

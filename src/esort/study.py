@@ -11,10 +11,10 @@ import contextlib
 import json
 import logging
 import math
+import platform
 import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,28 +23,27 @@ import pandas as pd
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from esort.checkpoint import load_card
-from esort.evaluation import score
-from esort.fairness import check_same_task, check_scored_time
+from esort.checkpoint import package_versions
+from esort.fairness import check_same_task
 from esort.files import write_atomically, write_json
 from esort.grid import OURS, StudySpec
-from esort.jobs import Job, code_digest, plan_jobs, study_name
+from esort.inference import available_cores
+from esort.jobs import Job, code_digest, plan_jobs, study_command, study_name
 from esort.label_plan import needs_of_curves
-from esort.peers import run_sorter_on
 from esort.plan import make
-from esort.results import MODEL, RUN, SCORES
+from esort.results import SCORES
 from esort.runs import Run
 from esort.study_figure import plot_study
 from esort.study_table import fitted_curves, overall_labels_ratio, results_table, summarise
-from esort.subject import open_subject
 from esort.tracking import Tracker, TrackerSpec
+from esort.worker import TrainOne, found_row, job_row, run_job
 
-__all__ = ["run_study"]
+__all__ = ["STUDY", "run_study"]
 
 logger = logging.getLogger(__name__)
 
-TrainOne = Callable[[DictConfig, Run], Any]
-_DONE, _BEGUN = "point.json", "begun.json"
+STUDY = "study.json"
+"""What a study was: its command, its machine."""
 # Labels that the table of the planner starts from.
 _PLANNED_FROM = 10
 _TARGET = 0.9
@@ -53,9 +52,10 @@ _TARGET = 0.9
 def run_study(config: DictConfig, train_one: TrainOne) -> float:
     """Run all points of ``config.study`` that are not done, and gather the results of all.
 
-    In the run's folder: ``table.csv`` (a row for each run, after each run), ``summary.csv`` (a row for each
-    point of the grid, with 95 % intervals by Student's t over seeds), ``figure.png``, for a curve also
-    ``curve.json`` (fitted) and ``label_plan.csv`` (each unit's need); ``runs/`` holds the runs.
+    In the run's folder: ``table.csv`` (a row for each run, written after each), ``summary.csv`` (a row for
+    each point of the grid, with 95 % intervals by Student's t over seeds), ``figure.png``, ``study.json``
+    (command, machine); for a curve also ``curve.json`` (fitted) and ``label_plan.csv`` (each unit's need).
+    The runs lie in ``runs/``.
 
     Parameters
     ----------
@@ -80,13 +80,13 @@ def run_study(config: DictConfig, train_one: TrainOne) -> float:
     run = Run.current(config)
     jobs = plan_jobs(spec)
     folder = run.folder / "runs"
-    if spec.redo:
-        for job in jobs:
-            shutil.rmtree(folder / job.folder_name, ignore_errors=True)
-    expected = _expected_seconds(jobs, folder)
+    expected = _expected_seconds(jobs, folder, redo=spec.redo)
     _say_plan(spec, jobs, expected, run.folder)
     if spec.plan_only:
         return float("nan")
+    if spec.redo:
+        for job in jobs:
+            shutil.rmtree(folder / job.folder_name, ignore_errors=True)
     tracker_spec: TrackerSpec = make(config.logger)
     with tracker_spec.open(run.folder, name=study_name(spec)) as tracker:
         tracker.config(run.columns | {"study": spec.name})
@@ -105,11 +105,11 @@ def _run_all(
     with contextlib.closing(bar):
         for job in jobs:
             own = folder / "runs" / job.folder_name
-            row = _found(own)
+            row = found_row(own)
             if job.skipped:
-                row = _row(job, own, {"status": "skipped", "error": job.skipped})
+                row = job_row(job, own, {"status": "skipped", "error": job.skipped})
             elif row is None:
-                row = _row(job, own, _run_one(job, own, train_one))
+                row = job_row(job, own, run_job(job, own, train_one))
                 seconds = expected.get(job.digest, 0.0)
                 measured, planned, left = measured + row["seconds"], planned + seconds, left - seconds
                 still = left * (measured / planned if planned else 1.0)
@@ -120,104 +120,6 @@ def _run_all(
             _write_csv(results_table(rows), folder / "table.csv")
             bar.update()
     return rows
-
-
-def _run_one(job: Job, folder: Path, train_one: TrainOne) -> dict[str, Any]:
-    """Run a job; one that found nothing to learn or to sort has failed and counts with an accuracy of 0."""
-    begun = folder / _BEGUN
-    if begun.is_file() and json.loads(begun.read_text())["code"] != code_digest():
-        shutil.rmtree(folder)  # other code's half a training is of no use
-    write_json(begun, {"code": code_digest(), "overrides": list(job.point.overrides)})
-    begin = time.perf_counter()
-    failed = {"status": "failed", "pooled_accuracy": 0.0, "mean_accuracy": 0.0}
-    if job.point.sorter == OURS and job.plan.budget.kind == "per_unit":
-        failed["labels_per_unit"] = float(job.plan.budget.amount)
-    with _silence(folder):
-        try:
-            if job.point.sorter == OURS:
-                train_one(job.config, Run.of(job.config, job.choices, folder, name=job.point.label))
-            else:
-                _run_peer(job, folder)
-        except ValueError as error:
-            logger.error("failed: %s", error)
-            return failed | {"error": " ".join(str(error).split()), "seconds": time.perf_counter() - begin}
-    seconds = time.perf_counter() - begin
-    result = {"status": "done", "seconds": seconds, **_scored(job, folder)}
-    write_json(folder / _DONE, {"code": code_digest(), "row": _row(job, folder, result)})
-    return result
-
-
-def _run_peer(job: Job, folder: Path) -> None:
-    """Run another sorter on the whole recording, all that ours has seen; score it where ours is scored."""
-    subject = open_subject(job.plan.target, job.plan.cache)
-    if subject.ground_truth is None:
-        raise RuntimeError(f"a study needs a recording whose ground truth is known, got {subject.source}")
-    begin = time.perf_counter()
-    sorting = run_sorter_on(subject.recording, job.point.sorter, folder / "peer", seed=job.point.seed)
-    total = time.perf_counter() - begin
-    start, stop = job.plan.teacher.stop_sample(subject.recording), subject.num_samples
-    scores = score(subject.ground_truth, sorting, start_sample=start, stop_sample=stop)
-    scores.save(folder / SCORES)
-    content = {
-        "recording": subject.source,
-        "recording_fingerprint": subject.fingerprint,
-        "start_sample": start,
-        "stop_sample": stop,
-        "num_units": len(sorting.unit_ids),
-        "real_time_factor": subject.num_samples / subject.sampling_frequency / total,
-    }
-    write_json(folder / RUN, content)
-    for leftover in ("sorter", "recording"):  # as large as the recording
-        shutil.rmtree(folder / "peer" / leftover, ignore_errors=True)
-
-
-def _scored(job: Job, folder: Path) -> dict[str, Any]:
-    """What a run left in its folder, after a look at whether it is fair."""
-    if not (folder / SCORES).is_file():
-        raise RuntimeError(f"a study needs scores against a ground truth, {folder} has none")
-    run, scores = (json.loads((folder / name).read_text()) for name in (RUN, SCORES))
-    if scores["pooled_accuracy"] is None:
-        raise RuntimeError(f"a study needs scores against a ground truth, {folder} has none")
-    if job.point.sorter == OURS:
-        labels = load_card(folder / MODEL).labels
-        assert labels is not None
-        check_scored_time(labels, scores, recording_fingerprint=run["recording_fingerprint"])
-    labelled = run.get("labelled_units")
-    return {
-        "pooled_accuracy": scores["pooled_accuracy"],
-        "mean_accuracy": scores["mean_accuracy"],
-        "true_units": len(scores["units"]),
-        "found_units": run["num_units"],
-        "units_above_0.9": sum(unit["accuracy"] >= 0.9 for unit in scores["units"]),
-        "num_labels": run.get("num_labels"),
-        "labels_per_unit": run["num_labels"] / labelled if labelled else None,
-        "real_time_factor": run["real_time_factor"],
-        "recording_fingerprint": run["recording_fingerprint"],
-        "start_sample": scores["start_sample"],
-        "stop_sample": scores["stop_sample"],
-        "delta_ms": scores["delta_ms"],
-    }
-
-
-def _row(job: Job, folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
-    columns = ("pooled_accuracy", "mean_accuracy", "labels_per_unit", "seconds")
-    return {
-        "sorter": job.point.sorter,
-        **job.point.values,
-        "seed": job.point.seed,
-        **dict.fromkeys(columns),
-        **result,
-        "code": code_digest(),
-        "folder": folder.name,
-    }
-
-
-def _found(folder: Path) -> dict[str, Any] | None:
-    """Row of a run that is done."""
-    if not (folder / _DONE).is_file():
-        return None
-    row: dict[str, Any] = json.loads((folder / _DONE).read_text())["row"]
-    return row
 
 
 def _conclude(
@@ -239,13 +141,16 @@ def _conclude(
     tables = {"table": table, "summary": summary}
     if curves:
         write_json(folder / "curve.json", {name: asdict(curve) for name, curve in curves.items()})
-        tables["label_plan"] = _label_plan(spec, rows, folder)
-        _write_csv(tables["label_plan"], folder / "label_plan.csv")
+        needs = _label_plan(spec, rows, folder)
+        if len(needs):
+            tables["label_plan"] = needs
+            _write_csv(needs, folder / "label_plan.csv")
     plot_study(summary, spec, folder / "figure.png", title=study_name(spec), curves=curves)
     for name, content in tables.items():
         content = content.astype(object).where(content.notna(), None)
         tracker.table(name, list(content.columns), content.to_numpy().tolist())
     tracker.image(folder / "figure.png", "figure")
+    write_json(folder / STUDY, _description(spec, table))
     mean = float(table.loc[table["status"] != "skipped", "pooled_accuracy"].mean())
     counts = table["status"].value_counts().to_dict()
     ratio = overall_labels_ratio(summary)
@@ -254,6 +159,22 @@ def _conclude(
     tracker.summary({"mean_pooled_accuracy": mean, **{f"runs_{name}": int(n) for name, n in counts.items()}})
     _say_results(spec, summary, rows, folder)
     return mean
+
+
+def _description(spec: StudySpec, table: pd.DataFrame) -> dict[str, Any]:
+    """What was run, where, and how it is to be run again."""
+    return {
+        "name": study_name(spec),
+        "command": study_command(),
+        "interval": "95 %, Student's t over seeds; gains are paired by seed, labels ratios on a log scale",
+        "runs": table["status"].value_counts().to_dict(),
+        "skipped": sorted(set(table.loc[table["status"] == "skipped", "error"])),
+        "seconds": float(table["seconds"].sum()),
+        "cores": available_cores(),
+        "platform": platform.platform(),
+        "versions": package_versions(),
+        "code": sorted(set(table["code"])),
+    }
 
 
 def _label_plan(spec: StudySpec, rows: Sequence[dict[str, Any]], folder: Path) -> pd.DataFrame:
@@ -278,12 +199,12 @@ def _label_plan(spec: StudySpec, rows: Sequence[dict[str, Any]], folder: Path) -
     return pd.DataFrame(needs)
 
 
-def _expected_seconds(jobs: Sequence[Job], folder: Path) -> dict[str, float]:
+def _expected_seconds(jobs: Sequence[Job], folder: Path, *, redo: bool) -> dict[str, float]:
     """Digest of each job that is to be done -> seconds; what jobs share is counted at the first of them."""
     seen: set[str] = set()
     expected = {}
     for job in jobs:
-        if job.skipped or _found(folder / job.folder_name) is not None:
+        if job.skipped or (not redo and found_row(folder / job.folder_name) is not None):
             continue
         cost = job.cost()
         expected[job.digest] = cost.own_s + sum(
@@ -333,31 +254,3 @@ def _time(seconds: float) -> str:
 def _write_csv(table: pd.DataFrame, path: Path) -> None:
     with write_atomically(path) as partial:
         table.to_csv(partial, index=False)
-
-
-@contextlib.contextmanager
-def _silence(folder: Path) -> Iterator[None]:
-    """Send what a run prints and logs to files in its folder: forty runs drown the study's own lines."""
-    root = logging.getLogger()
-    quieted = [
-        (handler, handler.level)
-        for handler in root.handlers
-        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)
-    ]
-    file = logging.FileHandler(folder / "run.log", encoding="utf-8")
-    file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
-    root.addHandler(file)
-    for handler, _ in quieted:
-        handler.setLevel(logging.CRITICAL)
-    try:
-        with (
-            (folder / "printed.txt").open("a", encoding="utf-8") as printed,
-            contextlib.redirect_stdout(printed),
-            contextlib.redirect_stderr(printed),
-        ):
-            yield
-    finally:
-        root.removeHandler(file)
-        file.close()
-        for handler, level in quieted:
-            handler.setLevel(level)
