@@ -16,6 +16,7 @@ from esort.files import write_json
 from esort.label_plan import COLUMNS, LabelPlanner
 from esort.labels import LabelledSpikes
 from esort.outcome import Outcome, sort_subject
+from esort.page import REPORT, try_page
 from esort.plan import TrainingPlan, make, target_of, threshold, whole_number
 from esort.recordings import RecordingPath
 from esort.report import plot_curve
@@ -98,6 +99,7 @@ def sort(config: DictConfig) -> float | None:
             overwrite=bool(config.overwrite),
             exports=exports,
             session=session,
+            report=bool(config.report),
         )
         _record(tracker, outcome)
     _say_where(outcome)
@@ -152,6 +154,8 @@ def _learn_and_sort(plan: TrainingPlan, folder: Path, tracker: Tracker) -> dict[
         agreement = _agree(plan.teacher, target, outcome)
     if _draw_curve(tracker, folder / "learning.png"):
         outcome.pictures.append(folder / "learning.png")
+    if plan.report:
+        try_page(folder, target)
     tracker.summary(metrics)
     _record(tracker, outcome, agreement)
     tracker.artifact(folder / MODEL, "model", "model")
@@ -267,6 +271,7 @@ def _say_where(outcome: Outcome, agreement: dict[str, Any] | None = None) -> Non
     )
     places = {"sorting": folder / SORTING, "scores": folder / SCORES, "model": folder / MODEL}
     places |= {name: folder / EXPORTS[name] for name in run.get("exports", ())}
+    places["report"] = folder / REPORT
     places["picture"] = outcome.pictures[0] if outcome.pictures else Path()
     for name, path in places.items():
         if path.is_file() or name == "sorting" or (name in EXPORTS and path.exists()):

@@ -23,6 +23,7 @@ from esort.files import new_folder_atomically, sha256_of_file, write_json
 from esort.footprints import estimate_footprints
 from esort.inference import BLOCK_S, available_cores
 from esort.nwb import Session
+from esort.page import REPORT, try_page
 from esort.report import plot_accuracy, plot_probe, plot_reliability
 from esort.results import RUN, SCORES, SORTING, check_output, set_aside
 from esort.sorter import Sorter, SortResult
@@ -91,6 +92,7 @@ def sort_subject(
     facts: dict[str, Any] | None = None,
     exports: Iterable[str] = (),
     session: Session | None = None,
+    report: bool = False,
 ) -> Outcome:
     """Sort a stretch of a recording; write ``sorting/``, ``run.json``, ``scores.json``, pictures and exports.
 
@@ -114,6 +116,8 @@ def sort_subject(
         See `esort.exports.write_exports`.
     session : Session, optional
         For the NWB file.
+    report : bool
+        Whether to leave ``report.html`` too.
 
     Returns
     -------
@@ -139,7 +143,7 @@ def sort_subject(
         progress=_progress_bar,
     )
     sorting = _write_sorting(result, folder / SORTING)
-    for name in (SCORES, *_PICTURES):
+    for name in (SCORES, REPORT, *_PICTURES):
         (folder / name).unlink(missing_ok=True)  # of the sorting that was replaced
     remove_exports(folder)
     stop_sample = start_sample + result.num_samples
@@ -159,6 +163,8 @@ def sort_subject(
     if scores is not None:
         scores.save(folder / SCORES)
     pictures = _draw(sorter, subject, result, sorting, scores, folder, start_sample)
+    if report:
+        try_page(folder, subject)
     if exports:
         content = Exportable(
             sorting=sorting,

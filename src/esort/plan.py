@@ -47,6 +47,8 @@ class TrainingPlan:
     cache : Path
     backbone : Path or None
         None: from the cache, or made now.
+    report : bool
+        Whether to leave ``report.html``.
     planner : LabelPlanner
     """
 
@@ -61,6 +63,7 @@ class TrainingPlan:
     tracker: TrackerSpec
     cache: Path
     backbone: Path | None
+    report: bool = False
     planner: LabelPlanner = field(default_factory=LabelPlanner)
 
     def __post_init__(self) -> None:
@@ -102,6 +105,7 @@ class TrainingPlan:
             tracker=make(config.logger),
             cache=Path(config.cache).expanduser(),
             backbone=None if backbone is None else Path(backbone).expanduser(),
+            report=bool(config.report),
             planner=make(config.label_plan),
         )
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from esort.evaluation import agreement
 from esort.labels import LabelBudget, LabelledSpikes, select_labels
+from esort.results import AGREEMENT
 from esort.subject import Subject
 from esort.teacher import Teacher
 
@@ -105,6 +106,7 @@ def agreement_with_teacher(
         logger.warning("no agreement: %s", error)
         return nothing
     found = agreement(rest, sorting, start_sample=start_sample, stop_sample=stop_sample)
+    found.save(folder / AGREEMENT)
     counts = rest.count_num_spikes_per_unit()
     units = [pair | {"num_spikes": int(counts[pair["unit_id"]])} for pair in found.best()]
     logger.info(
