@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from array_api_compat import array_namespace, device, is_jax_array
 
+from .fit import AMPLITUDE_STEPS, MOST_AMPLITUDE
 from .table import ConflictTable
 
 Array = Any
+MOST_FLOAT32 = (2.0 - 2.0**-23) * 2.0**127
 
 
 def check_scores(name: str, values: Array) -> Any:
@@ -57,25 +58,44 @@ def as_thresholds(xp: Any, thresholds: Any, like: Array, *, most: float) -> Arra
     ValueError
         Wrong length, a value outside (0, ``most``], another library or device than the scores.
     """
-    num_units = like.shape[1]
-    if isinstance(thresholds, (int, float)):
-        thresholds = [float(thresholds)] * num_units
-    if isinstance(thresholds, (list, tuple)):
-        thresholds = xp.asarray([float(value) for value in thresholds], dtype=xp.float32, device=device(like))
-    else:
-        _check_same_kind("thresholds", thresholds, like)
-    if tuple(thresholds.shape) != (num_units,):
+    return _as_unit_values(xp, "thresholds", thresholds, like, most)
+
+
+def as_energies(xp: Any, energies: Any, like: Array) -> Array | None:
+    """Do as `as_thresholds` for energies, which are finite; None is no energies."""
+    if energies is None:
+        return None
+    return _as_unit_values(xp, "energies", energies, like, MOST_FLOAT32)
+
+
+def check_amplitude_limits(limits: tuple[float, float]) -> None:
+    """Refuse limits of the amplitude that do not hold 1 between them."""
+    if len(limits) != 2 or not 1 / AMPLITUDE_STEPS <= limits[0] <= 1 <= limits[1] <= MOST_AMPLITUDE:
         raise ValueError(
-            f"thresholds must be one number or one for each of {num_units} units, "
-            f"got shape {tuple(thresholds.shape)}"
+            f"amplitude_limits must be two numbers, the first from 1/{AMPLITUDE_STEPS} to 1, the second from "
+            f"1 to {MOST_AMPLITUDE}, got {limits}"
         )
-    thresholds = xp.astype(thresholds, xp.float32)
-    good = (thresholds > 0) & (thresholds <= most)
+
+
+def _as_unit_values(xp: Any, name: str, values: Any, like: Array, most: float) -> Array:
+    num_units = like.shape[1]
+    if isinstance(values, (int, float)):
+        values = [float(values)] * num_units
+    if isinstance(values, (list, tuple)):
+        values = xp.asarray([float(value) for value in values], dtype=xp.float32, device=device(like))
+    else:
+        _check_same_kind(name, values, like)
+    if tuple(values.shape) != (num_units,):
+        raise ValueError(
+            f"{name} must be one number or one for each of {num_units} units, got shape {tuple(values.shape)}"
+        )
+    values = xp.astype(values, xp.float32)
+    good = (values > 0) & (values <= most)
     if not bool(xp.all(good)):
         unit = int(xp.nonzero(~good)[0][0])
-        limits = f"(0, {most:g}]" if math.isfinite(most) else "above 0"
-        raise ValueError(f"thresholds must be {limits}, got {float(thresholds[unit])} for unit {unit}")
-    return thresholds
+        limits = f"(0, {most:g}]" if most < MOST_FLOAT32 else "above 0"
+        raise ValueError(f"{name} must be {limits}, got {float(values[unit])} for unit {unit}")
+    return values
 
 
 def check_table(table: ConflictTable | None, scores: Array) -> None:
@@ -99,9 +119,12 @@ def check_core(core: tuple[int, int] | None, num_samples: int) -> tuple[int, int
     return start, stop
 
 
-def check_count(name: str, value: int, *, least: int) -> None:
-    """Refuse what is not a whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+def check_count(name: str, value: int, *, least: int, most: int | None = None) -> None:
+    """Refuse what is not a whole number of at least ``least``, or above ``most``."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if most is not None and not (whole and least <= value <= most):
+        raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r}")
+    if not whole or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from array_api_compat import array_namespace, device
 
 from .checks import widest_integer
-from .rounds import true_places
-from .spikes import Spikes
+from .lowering import true_places
+from .spikes import Spikes, sort_spikes
 
 Array = Any
 
@@ -26,9 +26,19 @@ def empty_spikes(like: Array) -> Spikes:
 
 
 def collect_spikes(
-    accepted: Array, heights: Array, step: float, *, first_sample: int, start: int, stop: int
+    accepted: Array,
+    heights: Array,
+    step: float,
+    *,
+    first_sample: int,
+    start: int,
+    stop: int,
+    stride: int = 1,
+    moved: Array | None = None,
 ) -> Spikes:
     """List the True places of rows ``start`` to ``stop`` of (N, U), with ``heights`` times ``step``.
+
+    A row is ``stride`` samples; ``moved``, integers (N, U), says how many samples a spike lies after its row.
 
     Raises
     ------
@@ -36,17 +46,22 @@ def collect_spikes(
         A sample index that does not fit: JAX without 64-bit integers, beyond 2 ** 31.
     """
     xp = array_namespace(accepted)
-    integer = _index_dtype(xp, accepted, first_sample + stop)
+    integer = _index_dtype(xp, accepted, first_sample + stride * stop)
     accepted, heights = accepted[start:stop, :], heights[start:stop, :]
-    sample, unit, listed = true_places(xp, accepted)  # row-major: by sample, then by unit
-    place = sample * accepted.shape[1] + unit
+    row, unit, listed = true_places(xp, accepted)  # row-major: by sample, then by unit
+    place = row * accepted.shape[1] + unit
     height = xp.take(xp.reshape(heights, (-1,)), place)
     count = int(xp.sum(xp.astype(listed, integer)))
-    return Spikes(
-        sample_index=(xp.astype(sample, integer) + (first_sample + start))[:count],
+    sample = stride * xp.astype(row, integer) + (first_sample + stride * start)
+    if moved is not None:
+        off = xp.take(xp.reshape(moved[start:stop, :], (-1,)), place)
+        sample = sample + xp.astype(off, integer)
+    spikes = Spikes(
+        sample_index=sample[:count],
         unit_index=xp.astype(unit, integer)[:count],
         probability=(xp.astype(height, xp.float32) * step)[:count],
     )
+    return spikes if moved is None else sort_spikes(spikes)  # spikes of two rows may fall on one sample
 
 
 def list_spikes(

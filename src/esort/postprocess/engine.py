@@ -8,6 +8,7 @@ from typing import Any
 from array_api_compat import array_namespace, device, is_numpy_array, is_torch_array
 
 from . import checks
+from .fit import Fit
 from .sliding import smooth
 from .spikes import Spikes
 from .table import ConflictTable
@@ -67,10 +68,11 @@ def detect_compiled(
     if conflicts is not None and conflicts.kernels is not None:
         checks.check_probabilities(xp, probabilities)
         scores = smooth(np.round(values * np.float32(steps)).astype(np.int32), half)
-        kernels = conflicts.quantise_once(steps * half**2)
         fixed = np.ascontiguousarray(scores.T)  # (U, N)
-        step = 1.0 / (steps * half**2)
-        return solve_fixed_compiled(probabilities, fixed, limits, conflicts, kernels, step, **rounds, **where)
+        fit, scale = Fit(phases=conflicts.phases), steps * half**2
+        return solve_fixed_compiled(
+            probabilities, fixed, limits, conflicts, scale, fit=fit, **rounds, **where
+        )
     nodes = compiled.find_nodes(values, np.asarray(limits), half, steps, num_threads)
     if nodes is None:  # a value outside [0, 1], or -0.0, which is 0
         checks.check_probabilities(xp, probabilities)
@@ -82,43 +84,33 @@ def detect_compiled(
         edges |= _edges(conflicts) | {"exclusive_samples": conflicts.exclusive_samples}
     accepted = compiled.solve_nodes(sample, unit, score, num_units=values.shape[1], **edges)
     sample, unit, score = sample[accepted], unit[accepted], score[accepted]
-    return _collect(probabilities, sample, unit, score, 1.0 / (steps * half**2), **where)
+    keep = (sample >= start) & (sample < stop)
+    return _collect(
+        probabilities, sample[keep], unit[keep], score[keep], 1.0 / (steps * half**2), first_sample
+    )
 
 
 def solve_energy_compiled(
     scores: Array,
     limits: Array,
     table: ConflictTable | None,
-    kernels: Array | None,
     scale: float,
     most: int,
-    *,
-    exclusion_samples: int,
-    max_rounds: int,
-    first_sample: int,
-    start: int,
-    stop: int,
+    **settings: Any,
 ) -> Spikes:
-    """Pursuit with kernels, unit by unit in memory."""
+    """Pursuit with kernels, unit by unit in memory; settings as of `solve_fixed_compiled`.
+
+    Scores that are the transpose of a C-contiguous array (U, N) are read as they lie.
+    """
     import numpy as np
 
-    from . import compiled_kernels
+    from . import fixed_point
 
-    values = _contiguous(scores)
-    fixed = compiled_kernels.transpose_scores(values, np.float32(scale), np.float32(most))  # (U, N)
-    return solve_fixed_compiled(
-        scores,
-        fixed,
-        limits,
-        table,
-        kernels,
-        1.0 / scale,
-        exclusion_samples=exclusion_samples,
-        max_rounds=max_rounds,
-        first_sample=first_sample,
-        start=start,
-        stop=stop,
-    )
+    values = scores.float().numpy() if is_torch_array(scores) else scores
+    fixed, finite = fixed_point.by_unit(np.asarray(values, dtype=np.float32), scale, most)  # (U, N)
+    if not finite:  # or beyond float32, where they are cut
+        checks.check_finite(array_namespace(scores), scores)
+    return solve_fixed_compiled(scores, fixed, limits, table, scale, **settings)
 
 
 def solve_fixed_compiled(
@@ -126,11 +118,11 @@ def solve_fixed_compiled(
     fixed: Any,
     limits: Array,
     table: ConflictTable | None,
-    kernels: Array | None,
-    step: float,
+    scale: float,
     *,
     exclusion_samples: int,
     max_rounds: int,
+    fit: Fit,
     first_sample: int,
     start: int,
     stop: int,
@@ -140,25 +132,27 @@ def solve_fixed_compiled(
 
     from . import compiled_kernels
 
-    num_units = fixed.shape[0]
     if table is None:
-        edges = {
-            "neighbours": np.zeros((num_units, 0), dtype=np.int64),
-            "exclusive": np.zeros((num_units, 0), dtype=np.bool_),
-        }
+        graph = compiled_kernels.make_graph(num_units=fixed.shape[0])
     else:
-        edges = _edges(table)
-    sample, unit, score = compiled_kernels.solve_kernels(
-        fixed,
-        np.asarray(limits),
-        exclusion_samples=exclusion_samples,
-        max_rounds=max_rounds,
-        exclusive_samples=0 if table is None else table.exclusive_samples,
-        kernel_out=edges["neighbours"] if table is None else np.asarray(table.kernel_out),
-        kernels=np.zeros((1, 1), dtype=np.int32) if kernels is None else np.asarray(kernels),
-        **edges,
+        graph = table.keep(
+            ("graph", scale),
+            lambda: compiled_kernels.make_graph(
+                num_units=table.num_units,
+                phases=table.phases,
+                kernels=None if table.kernels is None else np.asarray(table.quantise(scale)),
+                kernel_out=np.asarray(table.kernel_out),
+                reach=table.reach_samples,
+                exclusive_samples=table.exclusive_samples,
+                **_edges(table),
+            ),
+        )
+    row, unit, score, moved = compiled_kernels.solve_kernels(
+        fixed, np.asarray(limits), graph, exclusion_samples=exclusion_samples, max_rounds=max_rounds, fit=fit
     )
-    return _collect(like, sample, unit, score, step, first_sample, start, stop)
+    keep = (row >= start) & (row < stop)
+    sample = fit.stride * row + moved
+    return _collect(like, sample[keep], unit[keep], score[keep], 1.0 / scale, first_sample)
 
 
 def _contiguous(values: Array) -> Any:
@@ -178,14 +172,10 @@ def _edges(table: ConflictTable) -> dict[str, Any]:
     }
 
 
-def _collect(
-    like: Array, sample: Any, unit: Any, score: Any, step: float, first_sample: int, start: int, stop: int
-) -> Spikes:
-    """Sort by sample, then unit; keep the core; bring back to the library of ``like``."""
+def _collect(like: Array, sample: Any, unit: Any, score: Any, step: float, first_sample: int) -> Spikes:
+    """Sort by sample, then unit; bring back to the library of ``like``."""
     import numpy as np
 
-    keep = (sample >= start) & (sample < stop)
-    sample, unit, score = sample[keep], unit[keep], score[keep]
     order = np.lexsort((unit, sample))
     xp = array_namespace(like)
     return Spikes(

@@ -9,21 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from array_api_compat import (
-    array_namespace,
-    device,
-    is_cupy_array,
-    is_jax_array,
-    is_numpy_array,
-    is_torch_array,
-)
+from array_api_compat import array_namespace, device
 
+from .fit import Fit
+from .lowering import lower, lower_listed, subtract_at, true_places
 from .sliding import maxima_around, pad_time, sliding_max
 from .table import ConflictTable
 
 Array = Any
 BEYOND = -(2**31) + 1  # below every score: beyond the ends of the array, and for nodes that are not live
-EVENTS_AT_ONCE = 256  # bounds the memory of the lowering
 
 
 def local_maxima(scores: Array) -> Array:
@@ -55,8 +49,8 @@ def solve_rounds(
     max_rounds : int
     table : ConflictTable, optional
         The edges between units.
-    kernels : int32 array (P + 1, 2 L + 1), optional
-        The kernels of the table in the units of the scores, the last row zero (`ConflictTable.quantise`).
+    kernels : int32 array ((P + 1) phases, 2 L + 1), optional
+        The kernels of the table in the units of the scores, the last rows zero (`ConflictTable.quantise`).
     static : bool
         True: no shape and no branch depends on the data, for ``jax.jit``, ``torch.compile`` and export.
         False: stops as soon as nothing is left, and works on lists of nodes. The result is the same.
@@ -69,7 +63,41 @@ def solve_rounds(
     live : bool array (N, U)
         The nodes left undecided after the last round; none as a rule.
     """
+    accepted, accepted_scores, _, live = fit_rounds(
+        scores,
+        thresholds,
+        exclusion_samples=exclusion_samples,
+        max_rounds=max_rounds,
+        table=table,
+        kernels=kernels,
+        fit=Fit(phases=1 if table is None else table.phases),
+        static=static,
+    )
+    return accepted, accepted_scores, live
+
+
+def fit_rounds(
+    scores: Array,
+    thresholds: Array,
+    *,
+    exclusion_samples: int,
+    max_rounds: int,
+    table: ConflictTable | None,
+    kernels: Array | None,
+    fit: Fit,
+    static: bool,
+) -> tuple[Array, Array, Array | None, Array]:
+    """Do as `solve_rounds`, accepted spikes fitted by ``fit``.
+
+    Returns
+    -------
+    accepted, accepted_scores : as of `solve_rounds`
+    moved : int32 array (N, U), or None
+        Samples from the row of an accepted spike to the spike, 0 elsewhere; None with a stride of 1.
+    live : as of `solve_rounds`
+    """
     xp = array_namespace(scores)
+    moved = None
     accepted = xp.zeros_like(scores, dtype=xp.bool)
     blocked = xp.zeros_like(scores, dtype=xp.bool)
     accepted_scores = xp.zeros_like(scores)
@@ -85,29 +113,14 @@ def solve_rounds(
         accepted = accepted | winners
         accepted_scores = xp.where(winners, scores, accepted_scores)
         blocked = blocked | within(xp, winners, exclusion_samples - 1)
-        if table is not None:
-            if table.has_exclusive:
-                blocked = blocked | _blocked_by_neighbours(xp, winners, table)
-            if kernels is not None:
-                lower = _lower if static else _lower_listed
-                scores = lower(xp, scores, winners, table, kernels)
+        if table is not None and table.has_exclusive:
+            blocked = blocked | _blocked_by_neighbours(xp, winners, table)
+        if kernels is not None or fit.stride > 1:
+            scores, off = (lower if static else lower_listed)(scores, winners, table, kernels, fit)
+            moved = off if moved is None else moved + off
         live = (scores >= thresholds) & ~blocked
         live = live & local_maxima(scores) if kernels is not None else live & (weights > BEYOND)
-    return accepted, accepted_scores, live
-
-
-def true_places(xp: Any, mask: Array) -> tuple[Array, Array, Array]:
-    """Sample and unit of the True places of (N, U) in row-major order, and which entries are such places.
-
-    JAX compiles every operation for every shape: there the lists are filled up to a power of two.
-    """
-    if not is_jax_array(mask):
-        sample, unit = xp.nonzero(mask)
-        return sample, unit, xp.ones_like(sample, dtype=xp.bool)
-    count = int(xp.sum(mask))
-    size = 1 << max(6, (count - 1).bit_length())
-    sample, unit = xp.nonzero(mask, size=size, fill_value=0)
-    return sample, unit, xp.arange(size, device=device(mask)) < count
+    return accepted, accepted_scores, moved, live
 
 
 def beats_own_unit(xp: Any, weights: Array, reach: int) -> Array:
@@ -158,7 +171,7 @@ def _beats_neighbours_listed(xp: Any, weights: Array, nodes: Array, table: Confl
     won = won & xp.where(others < unit[:, None], own > maxima[1], own >= maxima[1])
     keep = xp.all(won | ~exists, axis=1) & listed  # (S,)
     flat = xp.zeros((num_samples * num_units,), dtype=xp.int32, device=device(weights))
-    flat = _subtract_at(xp, flat, sample * num_units + unit, xp.astype(keep, xp.int32))
+    flat = subtract_at(xp, flat, sample * num_units + unit, xp.astype(keep, xp.int32))
     return xp.reshape(flat, weights.shape) < 0
 
 
@@ -170,60 +183,3 @@ def _blocked_by_neighbours(xp: Any, winners: Array, table: ConflictTable) -> Arr
         hit = xp.take(near, xp.where(others >= 0, others, 0), axis=1)  # (N, U)
         blocked = blocked | (hit & table.exclusive[:, position])
     return blocked
-
-
-def _lower(xp: Any, scores: Array, winners: Array, table: ConflictTable, kernels: Array) -> Array:
-    """Static shape: one masked subtraction for each neighbour and lag; meant for small graphs."""
-    num_samples = scores.shape[0]
-    reach = table.lag_samples
-    padded = pad_time(xp, xp.astype(winners, xp.int32), reach, reach, 0)  # (N + 2 L, U)
-    for position in range(table.max_degree):
-        others = table.neighbours[:, position]
-        fired = xp.take(padded, xp.where(others >= 0, others, 0), axis=1)  # (N + 2 L, U)
-        kernel = xp.take(kernels, table.kernel_in[:, position], axis=0)  # (U, 2 L + 1)
-        for lag in range(-reach, reach + 1):  # the spike was `lag` samples ago
-            scores = scores - fired[reach - lag : reach - lag + num_samples, :] * kernel[:, reach + lag]
-    return scores
-
-
-def _lower_listed(xp: Any, scores: Array, winners: Array, table: ConflictTable, kernels: Array) -> Array:
-    num_samples, num_units = scores.shape
-    reach = table.lag_samples
-    sample, unit, listed = true_places(xp, winners)  # (S,) each
-    lags = xp.arange(-reach, reach + 1, dtype=sample.dtype, device=device(scores))  # (2 L + 1,)
-    flat = xp.reshape(scores, (-1,))  # (N U,)
-    if is_numpy_array(flat) or is_cupy_array(flat):
-        flat = xp.asarray(flat, copy=True)  # their subtraction works in place
-    for start in range(0, int(sample.shape[0]), EVENTS_AT_ONCE):
-        events = slice(start, min(start + EVENTS_AT_ONCE, int(sample.shape[0])))
-        others = xp.take(table.neighbours, unit[events], axis=0)  # (S, D)
-        kernel = xp.take(
-            table.kernel_out, unit[events], axis=0
-        )  # (S, D); of absent neighbours the zero kernel
-        amount = xp.take(kernels, xp.reshape(kernel, (-1,)), axis=0)  # (S D, 2 L + 1)
-        when = sample[events][:, None, None] + lags[None, None, :]  # (S, 1, 2 L + 1)
-        inside = (when >= 0) & (when < num_samples) & (others >= 0)[:, :, None]  # (S, D, 2 L + 1)
-        inside = inside & listed[events][:, None, None]
-        amount = xp.where(inside, xp.reshape(amount, inside.shape), 0)
-        place = xp.where(inside, when * num_units + others[:, :, None], 0)
-        flat = _subtract_at(xp, flat, xp.reshape(place, (-1,)), xp.reshape(amount, (-1,)))
-    return xp.reshape(flat, scores.shape)
-
-
-def _subtract_at(xp: Any, values: Array, place: Array, amount: Array) -> Array:
-    """``values[place] -= amount`` with repeated places, which the array API standard does not have."""
-    if is_jax_array(values):
-        return values.at[place].add(-amount)
-    if is_torch_array(values):
-        return values.index_add(0, place, -amount)
-    if is_numpy_array(values) or is_cupy_array(values):
-        xp.subtract.at(values, place, amount)
-        return values
-    # By the standard alone: sort by place, running sum, its difference between the ends of each place.
-    order = xp.argsort(place)
-    running = xp.concat(
-        [xp.zeros((1,), dtype=xp.int64), xp.cumulative_sum(xp.take(amount, order), dtype=xp.int64)]
-    )
-    every = xp.arange(values.shape[0], dtype=place.dtype)
-    ends = [xp.searchsorted(xp.take(place, order), every, side=side) for side in ("left", "right")]
-    return values - xp.astype(xp.take(running, ends[1]) - xp.take(running, ends[0]), values.dtype)

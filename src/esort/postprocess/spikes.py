@@ -46,22 +46,25 @@ def join_chunks(chunks: Iterable[Spikes]) -> Spikes:
     Returns
     -------
     Spikes
-        All of them, still sorted by sample, then by unit.
+        All of them, sorted by sample, then by unit.
 
     Raises
     ------
     ValueError
         No chunk at all (the library of the arrays would be unknown), or a chunk that starts before the
-        last spike of the one before it.
+        last spike of the one before it, or with this very spike. (With rows of several samples, the last
+        spike of one core and the first of the next may share a sample.)
     """
     parts = list(chunks)
     if not parts:
         raise ValueError("join_chunks expects at least one chunk, got none")
     filled = [part for part in parts if len(part) > 0]
+    shared = False
     for position in range(1, len(filled)):
         last = int(filled[position - 1].sample_index[-1])
         first = int(filled[position].sample_index[0])
-        if first <= last:
+        shared = shared or first == last
+        if first < last or (first == last and _have_common_spike(filled[position - 1], filled[position])):
             raise ValueError(
                 f"chunks must follow each other in time, got a chunk whose first spike is at sample {first} "
                 f"after one whose last is at sample {last}"
@@ -69,8 +72,28 @@ def join_chunks(chunks: Iterable[Spikes]) -> Spikes:
     if not filled:
         return parts[0]
     xp = array_namespace(filled[0].sample_index)
-    return Spikes(
+    joined = Spikes(
         sample_index=xp.concat([part.sample_index for part in filled]),
         unit_index=xp.concat([part.unit_index for part in filled]),
         probability=xp.concat([part.probability for part in filled]),
     )
+    return sort_spikes(joined) if shared else joined
+
+
+def sort_spikes(spikes: Spikes) -> Spikes:
+    """Sort by sample, then by unit."""
+    xp = array_namespace(spikes.sample_index)
+    order = xp.argsort(spikes.unit_index, stable=True)
+    order = xp.take(order, xp.argsort(xp.take(spikes.sample_index, order), stable=True))
+    return Spikes(
+        sample_index=xp.take(spikes.sample_index, order),
+        unit_index=xp.take(spikes.unit_index, order),
+        probability=xp.take(spikes.probability, order),
+    )
+
+
+def _have_common_spike(one: Spikes, other: Spikes) -> bool:
+    """Whether a unit has a spike at the last sample of ``one`` and at the first of ``other``, the same."""
+    sample = one.sample_index[-1]
+    units = [{int(u) for u in part.unit_index[part.sample_index == sample]} for part in (one, other)]
+    return bool(units[0] & units[1])

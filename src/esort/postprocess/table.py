@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from array_api_compat import array_namespace, device
 
 Array = Any
+MOST_PHASES = 512  # so that 20 bits of a slope times the phases fit 32 bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,9 +31,11 @@ class ConflictTable:
     kernel_out, kernel_in : integer arrays (U, D)
         Row in ``kernels`` of what the unit does to its neighbour, and the neighbour to it; P (zeros) if
         nothing.
-    kernels : float32 array (P, 2 L + 1), or None
+    kernels : float32 array (P, 2 L + 1) or (P, phases, 2 L + 1), or None
         At ``[p, L + lag]`` how much the lowered unit's score falls ``lag`` samples after the accepted spike.
     lag_samples, exclusive_samples : int
+    phases : int
+        Sub-sample positions of the accepted spike that the kernels tell apart.
     """
 
     num_units: int
@@ -45,7 +49,8 @@ class ConflictTable:
     has_exclusive: bool
     max_kernel: float
     max_lowering: float  # of one unit's score by one spike of each neighbour
-    _quantised: dict[float, Array] = field(default_factory=dict, repr=False)
+    phases: int = 1
+    _kept: dict[tuple[str, float], Any] = field(default_factory=dict, repr=False)
 
     @property
     def max_degree(self) -> int:
@@ -75,9 +80,12 @@ class ConflictTable:
         pairs : integer array (P, 2)
             Columns (accepted, lowered). An unordered conflict may be given once; of a symmetric overlap
             give both orders. (a, a) is the overlap of a unit with itself.
-        kernels : float array (P, 2 L + 1), optional
+        kernels : float array (P, 2 L + 1) or (P, phases, 2 L + 1), optional
             How much the score of the lowered unit falls, from L samples before to L after the accepted spike.
             For energy scores <x, T> - |T|^2 / 2 the Gram values <T_lowered shifted by lag, T_accepted>.
+            With phases, ``[p, i]`` is for accepted spikes from ``i / phases - 1/2`` to ``(i + 1) / phases -
+            1/2`` samples after their sample, as a parabola through the score and its two neighbours says;
+            make it for the middle of that. At most 512 phases.
         exclusive : bool array (P,), optional
             The pairs that may not both fire within ``exclusive_samples``. Default: all if there are no
             kernels, else none.
@@ -104,7 +112,7 @@ class ConflictTable:
             )
         if exclusive_samples < 0:
             raise ValueError(f"exclusive_samples must be at least 0, got {exclusive_samples}")
-        lag_samples = _check_kernels(xp, kernels, num_pairs)
+        phases, lag_samples = _check_kernels(xp, kernels, num_pairs)
         if exclusive is None:
             exclusive = xp.full((num_pairs,), kernels is None, dtype=xp.bool, device=like)
         if tuple(exclusive.shape) != (num_pairs,):
@@ -143,6 +151,7 @@ class ConflictTable:
                 False,
                 0.0,
                 0.0,
+                phases,
             )
         place = xp.reshape(xp.where(exists, first[:, None] + column[None, :], 0), (-1,))
         edge = xp.reshape(xp.take(relation, place), exists.shape)  # (U, D) keys unit * U + neighbour
@@ -156,7 +165,7 @@ class ConflictTable:
         max_kernel = max_lowering = 0.0
         if kernels is not None:
             kernels = xp.astype(kernels, xp.float32)
-            peak = xp.max(xp.abs(kernels), axis=1)  # (P,)
+            peak = xp.max(xp.reshape(xp.abs(kernels), (num_pairs, -1)), axis=1)  # (P,)
             max_kernel = float(xp.max(peak))
             peak = xp.concat([peak, xp.zeros((1,), dtype=peak.dtype, device=like)])
             max_lowering = float(xp.max(xp.sum(_take(xp, peak, kernel_in), axis=1)))
@@ -172,23 +181,36 @@ class ConflictTable:
             has_exclusive=bool(xp.any(either)),
             max_kernel=max_kernel,
             max_lowering=max_lowering,
+            phases=phases,
         )
 
     def quantise(self, scale: float) -> Array | None:
-        """Kernels times ``scale`` as int32, and a row of zeros: (P + 1, 2 L + 1); None without kernels."""
+        """Kernels times ``scale`` as int32, None without kernels.
+
+        The phases of a pair are rows one after the other; behind those of the last pair are rows of zeros:
+        ((P + 1) phases, 2 L + 1).
+        """
         if self.kernels is None:
             return None
         xp = array_namespace(self.kernels)
         rounded = xp.astype(xp.round(self.kernels * scale), xp.int32)
-        zeros = xp.zeros((1, rounded.shape[1]), dtype=xp.int32, device=device(rounded))
+        rounded = xp.reshape(rounded, (-1, 2 * self.lag_samples + 1))  # (P phases, 2 L + 1)
+        zeros = xp.zeros((self.phases, rounded.shape[1]), dtype=xp.int32, device=device(rounded))
         return xp.concat([rounded, zeros])
 
     def quantise_once(self, scale: float) -> Array | None:
         """Do as `quantise` and keep the result for the next chunk; not while a compiler traces the call."""
-        if self.kernels is not None and scale not in self._quantised:
-            self._quantised.clear()
-            self._quantised[scale] = self.quantise(scale)
-        return self._quantised.get(scale)
+        return self.keep(("kernels", scale), lambda: self.quantise(scale))
+
+    def keep(self, key: tuple[str, float], make: Callable[[], Any]) -> Any:
+        """What ``make`` returned when it was last called for ``key``; it replaces what was kept before."""
+        try:
+            return self._kept[key]
+        except KeyError:
+            made = make()
+            self._kept.clear()
+            self._kept[key] = made
+            return made
 
     def lowering_bound(self, exclusion_samples: int) -> float:
         """No score can be lowered, or raised, by more than this, however many spikes are accepted around it.
@@ -214,18 +236,23 @@ def _one_namespace(arrays: list[Array]) -> Any:
     return xp
 
 
-def _check_kernels(xp: Any, kernels: Array | None, num_pairs: int) -> int:
+def _check_kernels(xp: Any, kernels: Array | None, num_pairs: int) -> tuple[int, int]:
+    """Return the number of phases and the lag samples."""
     if kernels is None:
-        return 0
-    if kernels.ndim != 2 or kernels.shape[0] != num_pairs or kernels.shape[1] % 2 == 0:
+        return 1, 0
+    if kernels.ndim not in (2, 3) or kernels.shape[0] != num_pairs or kernels.shape[-1] % 2 == 0:
         raise ValueError(
-            f"kernels must have shape ({num_pairs} pairs, odd number of lags), got {tuple(kernels.shape)}"
+            f"kernels must have shape ({num_pairs} pairs, odd number of lags) or ({num_pairs} pairs, phases, "
+            f"odd number of lags), got {tuple(kernels.shape)}"
         )
+    phases = int(kernels.shape[1]) if kernels.ndim == 3 else 1
+    if not 1 <= phases <= MOST_PHASES:
+        raise ValueError(f"kernels must have from 1 to {MOST_PHASES} phases, got {phases}")
     if not xp.isdtype(kernels.dtype, "real floating") or not bool(xp.all(xp.isfinite(kernels))):
         raise ValueError(
             f"kernels must be finite floating point values, got {kernels.dtype} with other values"
         )
-    return int(kernels.shape[1]) // 2
+    return phases, int(kernels.shape[-1]) // 2
 
 
 def _take(xp: Any, values: Array, place: Array) -> Array:
