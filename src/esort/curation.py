@@ -100,9 +100,7 @@ def curated(sorting: BaseSorting, path: Path, groups: Sequence[str] | None = Non
             f"got {described}"
         )
     if not kept.all():
-        logger.info(
-            "%s: %d of %d units are left out by their group (%s)", path, (~kept).sum(), kept.size, described
-        )
+        logger.info("%s: %d of %d units are left out (%s)", path, (~kept).sum(), kept.size, described)
     unsorted = int((found[kept] == UNSORTED[0]).sum())
     if 0 < unsorted < kept.sum():
         logger.warning(

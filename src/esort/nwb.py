@@ -40,6 +40,8 @@ class Session:
         An ISO 8601 duration such as P90D; None: any.
     sex : str
         F, M, O (other) or U (unknown).
+    location : str
+        Where in the brain the probe was, such as CA1.
 
     Raises
     ------
@@ -56,6 +58,7 @@ class Session:
     species: str | None = None
     age: str | None = None
     sex: str = "U"
+    location: str = "unknown"
 
     def __post_init__(self) -> None:
         if self.sex not in _SEXES:
@@ -107,6 +110,7 @@ def write_nwb(
     -------
     Path
     """
+    from hdmf.common import VectorData, VectorIndex
     from pynwb import NWBHDF5IO, NWBFile
     from pynwb.file import Subject
     from pynwb.misc import Units
@@ -132,40 +136,43 @@ def write_nwb(
             sex=session.sex,
         ),
     )
-    _add_electrodes(file, recording)
+    _add_electrodes(file, recording, session.location)
     are_numbers = np.asarray(sorting.unit_ids).dtype.kind in "iu"
     ids = sorting.unit_ids.tolist() if are_numbers else list(range(len(sorting.unit_ids)))
-    units = Units(name="units", description="Units found by esort.", id=ids, resolution=1 / rate)
+    columns = {
+        "spike_times": ("Spike times of each unit in seconds.", spikes["sample_index"][by_unit] / rate),
+        "probability": (
+            "Probability of each spike to be one of its unit, in the order of spike_times.",
+            np.asarray(probability, dtype=np.float32)[by_unit],
+        ),
+    }
+    # Made by hand, because pynwb's own way takes no table in which every unit is without spikes.
+    ragged = []
+    for name, (description, values) in columns.items():
+        data = VectorData(name=name, description=description, data=values)
+        ragged += [data, VectorIndex(name=f"{name}_index", data=ends, target=data)]
+    units = Units(
+        name="units", description="Units found by esort.", id=ids, columns=ragged, resolution=1 / rate
+    )
     if not are_numbers:
-        units.add_column(UNIT_NAME, "Name of the unit.", data=[str(unit_id) for unit_id in sorting.unit_ids])
-    units.add_column(
-        "spike_times",
-        "Spike times of each unit in seconds.",
-        data=spikes["sample_index"][by_unit] / rate,
-        index=ends,
-    )
-    units.add_column(
-        "probability",
-        "Probability of each spike to be one of its unit, in the order of spike_times.",
-        data=np.asarray(probability, dtype=np.float32)[by_unit],
-        index=ends,
-    )
+        names = [str(unit_id) for unit_id in sorting.unit_ids]
+        units.add_column(UNIT_NAME, "Name of the unit.", data=names)
     file.units = units
     with write_atomically(path) as partial, NWBHDF5IO(partial, "w") as output:
         output.write(file)
     return path
 
 
-def _add_electrodes(file: Any, recording: BaseRecording) -> None:
+def _add_electrodes(file: Any, recording: BaseRecording, location: str) -> None:
     device = file.create_device(name="probe", description=_probe_of(recording))
     group = file.create_electrode_group(
-        name="probe", description="All contacts of the recording.", location="unknown", device=device
+        name="probe", description="All contacts of the recording.", location=location, device=device
     )
     file.add_electrode_column("channel_name", "Name of the channel in the recording.")
     positions = recording.get_channel_locations()[:, :2]
     for channel_id, (x, y) in zip(recording.channel_ids, positions, strict=True):
         file.add_electrode(
-            group=group, location="unknown", rel_x=float(x), rel_y=float(y), channel_name=str(channel_id)
+            group=group, location=location, rel_x=float(x), rel_y=float(y), channel_name=str(channel_id)
         )
 
 
