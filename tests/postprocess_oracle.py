@@ -1,6 +1,7 @@
 """What the post-processing has to give, by loops over Python integers, and the libraries to give it on."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 
@@ -57,17 +58,55 @@ class Edges:
     def __init__(self, pairs=(), kernels=None, exclusive=None, window=0):
         self.related, self.exclusive, self.kernels = set(), set(), {}
         self.window = window
-        self.lag = 0 if kernels is None else len(kernels[0]) // 2
+        self.lag = 0 if kernels is None else np.shape(kernels)[-1] // 2
+        self.phases = 1 if np.ndim(kernels) < 3 else np.shape(kernels)[1]
         for position, (a, b) in enumerate(pairs):
             self.related |= {(a, b), (b, a)}
             if kernels is not None:
-                self.kernels[a, b] = kernels[position]
+                rows = kernels[position]  # (2 L + 1,), or (phases, 2 L + 1)
+                self.kernels[a, b] = rows if isinstance(rows[0], list) else [rows]
             if kernels is None if exclusive is None else exclusive[position]:
                 self.exclusive |= {(a, b), (b, a)}
         self.reach = max(self.lag, window)
 
 
-def loop_rounds(scores, limits, *, exclusion, max_rounds, edges=None):
+def energy_scale(table, exclusion, most_amplitude=None):
+    """Steps of the fixed point of `solve_conflicts` where ``largest_score`` is not given."""
+    largest = max(4 * table.max_kernel, table.lowering_bound(exclusion) * (most_amplitude or 1))
+    scale = 2.0 ** math.floor(math.log2(2**28 / largest))
+    if most_amplitude is not None:
+        scale = min(scale, 2.0 ** math.floor(math.log2(2**30 / (table.max_kernel * most_amplitude * 64))))
+    return scale
+
+
+def vertex(column, sample):
+    """Offset of the parabola through three integer scores from the middle one, low bits dropped."""
+    if not 0 < sample < len(column) - 1:
+        return Fraction(0)
+    slopes = [column[sample] - column[sample - 1], column[sample] - column[sample + 1]]
+    while max(slopes) >= 2**20:
+        slopes = [slope >> 1 for slope in slopes]
+    return Fraction(slopes[0], sum(slopes)) - Fraction(1, 2)
+
+
+def nearest_integer(value):
+    """The nearest integer, halves towards 0."""
+    return min((math.floor(value), math.ceil(value)), key=lambda whole: (abs(value - whole), abs(whole)))
+
+
+def amplitude_in_64ths(score, energy, limits):
+    """Score over energy and a half; the energy, in steps of the scores, rounded to 20 bits."""
+    energy, dropped = Fraction(energy), 0
+    while energy >= 2**20:
+        energy, dropped = energy / 2, dropped + 1
+    amplitude = Fraction(score >> dropped, max(1, round(energy))) + Fraction(1, 2)
+    least, most = (round(64 * limit) for limit in limits)
+    return min(max(math.floor(64 * amplitude + Fraction(1, 2)), least), most)
+
+
+def loop_rounds(
+    scores, limits, *, exclusion, max_rounds, edges=None, stride=1, energies=None, amplitude_limits=(1, 1)
+):
     """Rounds over lists of nodes, every node compared with every other one; returns (sample, unit, score)."""
     edges = edges or Edges()
     scores = [list(row) for row in scores]
@@ -94,14 +133,21 @@ def loop_rounds(scores, limits, *, exclusion, max_rounds, edges=None):
         winners = [
             node for node in live if all(rank[node] <= rank[other] for other in live if rivals(node, other))
         ]
-        accepted += [(t, u, scores[t][u]) for t, u in winners]
-        for sample, unit in winners:
+        offsets = [vertex([row[u] for row in scores], t) for t, u in winners]
+        heights = [scores[t][u] for t, u in winners]
+        for (sample, unit), offset, height in zip(winners, offsets, heights, strict=True):
+            accepted.append((stride * sample + nearest_integer(stride * offset), unit, sample, height))
+            phase = min(edges.phases - 1, math.floor(edges.phases * (offset + Fraction(1, 2))))
+            size = 64
+            if energies is not None:
+                size = amplitude_in_64ths(height, energies[unit], amplitude_limits)
             barred |= {(t, unit) for t in range(sample - exclusion + 1, sample + exclusion)}
             for other in range(num_units):
                 if (unit, other) in edges.exclusive:
                     barred |= {(t, other) for t in range(sample - edges.window, sample + edges.window + 1)}
-                for position, amount in enumerate(edges.kernels.get((unit, other), ())):
+                rows = edges.kernels.get((unit, other))
+                for position, amount in enumerate(rows[phase] if rows else ()):
                     when = sample + position - edges.lag
                     if 0 <= when < num_samples:
-                        scores[when][other] -= amount
-    return sorted(accepted)
+                        scores[when][other] -= (size * amount + 32) // 64
+    return [(sample, unit, height) for sample, unit, _, height in sorted(accepted)]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from array_api_compat import array_namespace, device, is_jax_array
 
-from .fit import AMPLITUDE_STEPS, MOST_AMPLITUDE
+from .fit import AMPLITUDE_STEPS, MOST_AMPLITUDE, MOST_FLOAT32
 from .table import ConflictTable
 
 Array = Any
-MOST_FLOAT32 = (2.0 - 2.0**-23) * 2.0**127
 
 
 def check_scores(name: str, values: Array) -> Any:
@@ -94,6 +94,8 @@ def _as_unit_values(xp: Any, name: str, values: Any, like: Array, most: float) -
     if not bool(xp.all(good)):
         unit = int(xp.nonzero(~good)[0][0])
         limits = f"(0, {most:g}]" if most < MOST_FLOAT32 else "above 0"
+        if most == MOST_FLOAT32 and math.isinf(float(values[unit])):
+            limits += " and finite"
         raise ValueError(f"{name} must be {limits}, got {float(values[unit])} for unit {unit}")
     return values
 
@@ -139,6 +141,17 @@ def widest_integer(xp: Any, like: Array) -> Any:
     if is_jax_array(like) and "int64" not in xp.__array_namespace_info__().dtypes(kind="signed integer"):
         return xp.int32
     return xp.int64
+
+
+def index_dtype(xp: Any, like: Array, most: int) -> Any:
+    """Return the widest integer; refuse sample indices up to ``most`` where they do not fit it."""
+    integer = widest_integer(xp, like)
+    if most > xp.iinfo(integer).max:
+        raise ValueError(
+            f"sample indices must be below {xp.iinfo(integer).max} in a library without 64-bit integers, "
+            f"got up to {most}; for JAX set jax_enable_x64"
+        )
+    return integer
 
 
 def _check_same_kind(name: str, values: Any, like: Array) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from array_api_compat import array_namespace, device
 
-from .checks import widest_integer
+from .checks import index_dtype, widest_integer
 from .lowering import true_places
 from .spikes import Spikes, sort_spikes
 
@@ -46,7 +46,7 @@ def collect_spikes(
         A sample index that does not fit: JAX without 64-bit integers, beyond 2 ** 31.
     """
     xp = array_namespace(accepted)
-    integer = _index_dtype(xp, accepted, first_sample + stride * stop)
+    integer = index_dtype(xp, accepted, first_sample + stride * stop)
     accepted, heights = accepted[start:stop, :], heights[start:stop, :]
     row, unit, listed = true_places(xp, accepted)  # row-major: by sample, then by unit
     place = row * accepted.shape[1] + unit
@@ -77,7 +77,7 @@ def list_spikes(
 ) -> Spikes:
     """Keep the accepted nodes of rows ``start`` to ``stop``, sorted by sample, then unit."""
     xp = array_namespace(sample)
-    integer = _index_dtype(xp, sample, first_sample + stop)
+    integer = index_dtype(xp, sample, first_sample + stop)
     (kept,) = xp.nonzero(accepted & (sample >= start) & (sample < stop))
     sample, unit, heights = (xp.take(column, kept) for column in (sample, unit, heights))
     width = int(xp.max(unit)) + 1 if unit.shape[0] else 1
@@ -87,13 +87,3 @@ def list_spikes(
         unit_index=xp.astype(xp.take(unit, order), integer),
         probability=xp.astype(xp.take(heights, order), xp.float32) * step,
     )
-
-
-def _index_dtype(xp: Any, like: Array, most: int) -> Any:
-    integer = widest_integer(xp, like)
-    if most > xp.iinfo(integer).max:
-        raise ValueError(
-            f"sample indices must be below {xp.iinfo(integer).max} in a library without 64-bit integers, "
-            f"got up to {most}; for JAX set jax_enable_x64"
-        )
-    return integer

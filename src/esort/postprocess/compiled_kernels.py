@@ -172,7 +172,7 @@ def _solve(scores, limits, graph, exclusion, max_rounds, energies, numbers):  # 
 def _place(scores, row, numbers):  # type: ignore
     """Phase of an accepted spike, and samples from its row to it; see `esort.postprocess.fit`."""
     phases, stride, _least, _most = numbers
-    rise, fall = np.int64(1), np.int64(1)
+    rise = fall = np.int64(1)
     if 0 < row < scores.size - 1:
         rise = np.int64(scores[row]) - scores[row - 1]
         fall = np.int64(scores[row]) - scores[row + 1]

@@ -122,6 +122,7 @@ def solve_conflicts(
     checks.check_count("stride", stride, least=1, most=MOST_STRIDE)
     checks.check_engine(engine)
     start, stop = checks.check_core(core, scores.shape[0])
+    checks.index_dtype(xp, scores, first_sample + stride * stop)
     if is_torch_array(scores):
         scores = scores.detach()
     limits = checks.as_thresholds(xp, thresholds, scores, most=float("inf"))

@@ -150,9 +150,10 @@ def solve_fixed_compiled(
     row, unit, score, moved = compiled_kernels.solve_kernels(
         fixed, np.asarray(limits), graph, exclusion_samples=exclusion_samples, max_rounds=max_rounds, fit=fit
     )
-    keep = (row >= start) & (row < stop)
-    sample = fit.stride * row + moved
-    return _collect(like, sample[keep], unit[keep], score[keep], 1.0 / scale, first_sample)
+    keep = np.nonzero((row >= start) & (row < stop))[0]
+    keep = keep[np.argsort(row[keep], kind="stable")]  # the order of what falls on one sample and unit
+    sample = fit.stride * row[keep] + moved[keep]
+    return _collect(like, sample, unit[keep], score[keep], 1.0 / scale, first_sample)
 
 
 def _contiguous(values: Array) -> Any:

@@ -16,6 +16,7 @@ SLOPE_BITS = 20  # of slopes and energies; times at most 2 ** 9 phases, strides 
 AMPLITUDE_STEPS = 64  # to an amplitude of 1
 MOST_AMPLITUDE = 8
 MOST_STRIDE = 512
+MOST_FLOAT32 = (2.0 - 2.0**-23) * 2.0**127
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,7 +30,7 @@ class Fit:
     stride : int
         Samples of the recording per row.
     energies : int32 array (U,), or None
-        Of each unit, in the fixed point of the scores shifted right by ``shifts``. None: every amplitude is 1.
+        Of each unit, in the fixed point of the scores shifted right by ``shifts``. None: no amplitude but 1.
     shifts : int32 array (U,), or None
     least, most : int
         Limits of the amplitude in steps of 1 / 64.
@@ -56,7 +57,8 @@ class Fit:
         if energies is None:
             return cls(phases=phases, stride=stride)
         xp = array_namespace(energies)
-        fixed = xp.clip(energies * scale, 1.0, 2.0**50)
+        fixed = xp.clip(energies, 0.0, min(2.0**50 / scale, MOST_FLOAT32)) * scale
+        fixed = xp.clip(fixed, 1.0, 2.0**50)
         shifts = xp.zeros_like(energies, dtype=xp.int32)
         for step in (16, 8, 4, 2, 1):  # halved, exactly, until it is below 2 ** 20
             large = fixed >= 2.0 ** (SLOPE_BITS - 1 + step)

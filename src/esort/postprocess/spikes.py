@@ -52,8 +52,8 @@ def join_chunks(chunks: Iterable[Spikes]) -> Spikes:
     ------
     ValueError
         No chunk at all (the library of the arrays would be unknown), or a chunk that starts before the
-        last spike of the one before it, or with this very spike. (With rows of several samples, the last
-        spike of one core and the first of the next may share a sample.)
+        last spike of the one before it. (At the same sample it may: with several samples per row, the
+        spikes of two rows can share one.)
     """
     parts = list(chunks)
     if not parts:
@@ -64,7 +64,7 @@ def join_chunks(chunks: Iterable[Spikes]) -> Spikes:
         last = int(filled[position - 1].sample_index[-1])
         first = int(filled[position].sample_index[0])
         shared = shared or first == last
-        if first < last or (first == last and _have_common_spike(filled[position - 1], filled[position])):
+        if first < last:
             raise ValueError(
                 f"chunks must follow each other in time, got a chunk whose first spike is at sample {first} "
                 f"after one whose last is at sample {last}"
@@ -81,7 +81,7 @@ def join_chunks(chunks: Iterable[Spikes]) -> Spikes:
 
 
 def sort_spikes(spikes: Spikes) -> Spikes:
-    """Sort by sample, then by unit."""
+    """Sort by sample, then by unit; what is equal stays in its order."""
     xp = array_namespace(spikes.sample_index)
     order = xp.argsort(spikes.unit_index, stable=True)
     order = xp.take(order, xp.argsort(xp.take(spikes.sample_index, order), stable=True))
@@ -90,10 +90,3 @@ def sort_spikes(spikes: Spikes) -> Spikes:
         unit_index=xp.take(spikes.unit_index, order),
         probability=xp.take(spikes.probability, order),
     )
-
-
-def _have_common_spike(one: Spikes, other: Spikes) -> bool:
-    """Whether a unit has a spike at the last sample of ``one`` and at the first of ``other``, the same."""
-    sample = one.sample_index[-1]
-    units = [{int(u) for u in part.unit_index[part.sample_index == sample]} for part in (one, other)]
-    return bool(units[0] & units[1])
