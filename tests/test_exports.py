@@ -14,8 +14,7 @@ from phylib.io.model import load_model
 from pynwb import NWBHDF5IO
 from spikeinterface.core import NumpySorting, generate_ground_truth_recording
 from spikeinterface.extractors import read_nwb_sorting, read_phy
-from spikeinterface.metrics.quality import misc_metrics
-from spikeinterface.postprocessing import template_similarity
+from uncompiled import uncompiled
 
 from esort import exports
 from esort.exports import EXPORTS, Exportable, check_exports, remove_exports, write_exports
@@ -32,12 +31,8 @@ TEXTS_OF_DIGITS = ["3", "7", "1", "12", "0"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def uncompiled():
-    """SpikeInterface's kernels as plain Python: the same numbers without half a minute of compilation."""
-    with pytest.MonkeyPatch.context() as patch:
-        plain = template_similarity._compute_similarity_matrix_numpy
-        patch.setattr(template_similarity, "_compute_similarity_matrix", plain)
-        patch.setattr(misc_metrics, "_get_synchrony_counts", misc_metrics._get_synchrony_counts.py_func)
+def without_compiling():
+    with uncompiled():
         yield
 
 
