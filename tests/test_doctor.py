@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from entries import run
 from probeinterface import Probe, ProbeGroup, generate_multi_columns_probe, write_probeinterface
 from spikeinterface.core import NumpyRecording, generate_ground_truth_recording
 from spikeinterface.generation import generate_noise
@@ -344,6 +345,15 @@ def test_the_command_with_a_checkpoint_that_does_not_fit(raw, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("fatal    checkpoint ") for line in lines)
     assert lines[-1].endswith("cannot be sorted, 1 fatal, 0 warnings")
+
+
+def test_training_refuses_a_rate_before_the_teacher_works(raw, tmp_path, capsys):
+    raw = [word.replace(f"={RATE}", "=10000") for word in raw]
+    assert doctor.main(raw) == 1
+    assert "fatal    rate        freq_max_hz must be below half" in capsys.readouterr().out
+    ended = run("train.py", *raw, "teacher=lupin", f"hydra.run.dir={tmp_path / 'run'}", f"cache={tmp_path}")
+    assert ended.error_line().startswith("freq_max_hz must be below half the sampling rate")
+    assert not (tmp_path / "run" / "teacher").exists()
 
 
 def test_what_cannot_be_opened_is_fatal(raw, tmp_path, capsys):

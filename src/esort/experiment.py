@@ -121,6 +121,7 @@ def _learn_and_sort(plan: TrainingPlan, folder: Path, tracker: Tracker) -> dict[
     """Learn the units of the target's first part, sort the rest."""
     assert plan.finetuning is not None
     target = open_subject(plan.target, plan.cache)
+    plan.settings.preprocessing.resolve(target.recording)  # refuses a rate that it does not fit
     # The teacher comes first: if there is nothing to learn, the backbone need not be made.
     labels = draw_labels(target, plan.teacher, plan.budget, seed=plan.settings.seed, folder=folder)
     backbone = None if plan.mode == "scratch" else _backbone(plan, target, folder, tracker)[0]

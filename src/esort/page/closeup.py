@@ -150,9 +150,12 @@ def _choose_slots(
     """Return slots, sorted: most spread evenly, some where units fire that are rare in those."""
     if wanted >= available:
         return np.arange(available)
-    even = np.unique(np.linspace(0, available - 1, max(1, int(_EVEN * wanted))).astype(np.int64))
     usable = (slot >= 0) & (slot < available)
-    seen = np.bincount(units[usable & np.isin(slot, even)], minlength=int(units.max(initial=-1)) + 1)
+    for count in (wanted, max(1, int(_EVEN * wanted))):
+        even = np.unique(np.linspace(0, available - 1, count).astype(np.int64))
+        seen = np.bincount(units[usable & np.isin(slot, even)], minlength=int(units.max(initial=-1)) + 1)
+        if (seen >= _RARE).all():
+            return even
     chosen = set(even.tolist())
     for unit in np.argsort(seen, kind="stable"):
         if len(chosen) >= wanted or seen[unit] >= _RARE:

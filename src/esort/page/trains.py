@@ -16,7 +16,7 @@ __all__ = ["Trains", "describe_trains"]
 
 MAX_BINS = 120
 # The autocorrelogram of a unit is made from so many consecutive spikes, its first.
-MAX_TRAIN = 20_000
+MAX_TRAIN = 10_000
 WINDOW_MS, BIN_MS = 100.0, 1.0
 METRICS = (
     "num_spikes",
