@@ -137,6 +137,7 @@ def job_row(job: Job, folder: Path, result: Mapping[str, Any]) -> dict[str, Any]
         **job.point.values,
         "seed": job.point.seed,
         **dict.fromkeys(columns),
+        "error": "",
         **result,
         "code": code_digest(),
         "folder": folder.name,
