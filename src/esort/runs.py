@@ -80,7 +80,10 @@ def _name(choices: dict[str, Any], config: DictConfig) -> str:
         for group in ("noise", "drift"):
             parts.pop(group, None)
         parts["probe"] = Path(str(config.recording.get("path"))).name
-    labels = [f"{choices['label_budget']}{config.labels}"] if "labels" in config else []
+    labels = []
+    if "labels" in config:
+        amount = "" if choices["label_budget"] == "teacher" else config.labels  # it has no say there
+        labels = [f"{choices['label_budget']}{amount}"]
     return "-".join([*map(str, parts.values()), *labels, f"seed{config.seed}"])
 
 
