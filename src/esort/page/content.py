@@ -97,7 +97,7 @@ def describe_run(
     source = Path(run["recording"])
     return {
         "title": f"Spikes of {source.name}",
-        "subtitle": f"{source} · {range_s[0]:g} to {range_s[1]:g} s",
+        "subtitle": f"{source} · {round(range_s[0], 2):.9g} to {round(range_s[1], 2):.9g} s",
         "quantity": quantity,
         "num_spikes": int(run["num_spikes"]),
         "range_s": range_s,
