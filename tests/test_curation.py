@@ -106,11 +106,23 @@ def test_groups_of_a_sorting_that_nobody_curated(tmp_path):
         open_sorting(tmp_path / "saved", groups=["good"])
 
 
-def test_a_table_that_knows_only_some_clusters_is_said(phy, caplog):
-    """Phy writes groups of the clusters that were judged; SpikeInterface's reader drops the others."""
+def test_clusters_that_a_table_does_not_mention_are_unsorted(phy):
+    """As phylib writes groups: only of the clusters that were judged, beside a table of all."""
     (phy / "cluster_group.tsv").write_text("cluster_id\tgroup\n0\tgood\n1\tnoise\n")
-    assert open_sorting(phy).unit_ids.tolist() == [0]
-    assert "2 of 4 clusters are not in all of its .tsv files and are left out: 2, 3" in caplog.text
+    (phy / "cluster_KSLabel.tsv").write_text("cluster_id\tKSLabel\n0\tgood\n1\tmua\n2\tgood\n7\tgood\n")
+    found = open_sorting(phy)
+    assert found.unit_ids.tolist() == [0, 2, 3]
+    assert curation_groups(found).tolist() == ["good", "unsorted", "unsorted"]
+    np.testing.assert_array_equal(found.get_unit_spike_train(3), [400, 800, 1200])
+    assert open_sorting(phy, groups=["good"]).unit_ids.tolist() == [0]
+
+
+def test_names_of_an_export_by_spikeinterface(phy):
+    """Its own reader takes no texts as names."""
+    (phy / "cluster_si_unit_ids.tsv").write_text("cluster_id\tsi_unit_id\n0\ta\n1\tb\n2\tc\n3\td\n")
+    assert open_sorting(phy).unit_ids.tolist() == ["a", "c", "d"]
+    (phy / "cluster_si_unit_ids.tsv").write_text("cluster_id\tsi_unit_id\n0\t9\n1\t8\n2\t7\n3\t6\n")
+    assert open_sorting(phy).unit_ids.tolist() == [9, 7, 6]
 
 
 def test_phy_s_cluster_info_counts(phy):

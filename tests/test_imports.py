@@ -17,8 +17,9 @@ FLOORS = [
     for floor in (
         "files style",
         "postprocess network labels probes tracker tracking",
-        "recordings contacts curation formats preprocessing health prepared simulation windows examples matched "
-        "card checkpoint footprints events results excerpt symptoms convrecurrent fairness label_curve label_plan",
+        "recordings contacts curation formats phy_tables preprocessing health prepared simulation windows "
+        "examples matched card checkpoint footprints events results excerpt symptoms "
+        "convrecurrent fairness label_curve label_plan",
         "datamodule lightning resume learning answers calibration training subject evaluation peers teacher "
         "teaching detector inference sorter outcome report traces onnx_graph export "
         "grid study_table study_figure cost "

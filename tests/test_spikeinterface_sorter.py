@@ -40,6 +40,7 @@ def made(trained, recording, tmp_path_factory):
         "import esort; begin = seconds(); light(); import spikeinterface.sorters as s",
         "import spikeinterface.sorters as s; light(); import esort; begin = seconds()",
         "import esort; begin = seconds(); import esort; from spikeinterface.sorters import sorterlist as s",
+        "from esort.spikeinterface_sorter import carry_esort; begin = 0; import spikeinterface.sorters as s",
     ],
 )
 def test_importing_esort_is_enough_and_light(program):
@@ -64,7 +65,7 @@ def test_importing_esort_takes_no_time():
 
 def test_registering_twice_changes_nothing():
     before = list(sorters.sorterlist.sorter_full_list)
-    register(sorters)
+    register()
     assert sorters.sorterlist.sorter_full_list == before
     assert sorters.sorter_dict["esort"] is EsortSorter
 

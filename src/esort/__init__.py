@@ -1,8 +1,13 @@
 """E-Sort: a spike sorter that learns from few labelled spikes."""
 
+from types import ModuleType
+
 import wrapt
 
 __version__ = "0.1.0"
 
-# SpikeInterface's list of sorters gets esort when, and only if, that list is imported: before or after this.
-wrapt.register_post_import_hook("esort.spikeinterface_sorter:register", "spikeinterface.sorters")
+
+@wrapt.when_imported("spikeinterface.sorters")
+def _enlist(sorters: ModuleType) -> None:
+    """Put esort into SpikeInterface's list of sorters if that is imported, before esort or after."""
+    import esort.spikeinterface_sorter  # noqa: F401 (it enlists itself)

@@ -6,20 +6,15 @@ imported when the first file is opened, so that a command that reads none starts
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-logger = logging.getLogger(__name__)
+from esort.phy_tables import read_phy_folder
 
 RAW_SUFFIXES = (".raw", ".bin", ".dat")
-# Phy's clusters are numbers; what a unit of another name was called stands in this column of its .tsv files.
-UNIT_NAME = "unit_name"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,33 +158,6 @@ def _read_spikeinterface_sorting(path: Path, **keywords: Any) -> Any:
     return getattr(loaded, "sorting", loaded)  # a SortingAnalyzer holds its sorting
 
 
-def _read_phy(path: Path, **keywords: Any) -> Any:
-    """Read phy's folder; say which clusters SpikeInterface's reader does not know of."""
-    sorting = _extractor("read_phy")(path, **keywords)
-    clusters = "spike_clusters.npy" if (path / "spike_clusters.npy").is_file() else "spike_templates.npy"
-    present = np.unique(np.load(path / clusters))
-    lost = np.setdiff1d(present, sorting.get_property("original_cluster_id"))
-    if lost.size:
-        # They are missing in one of the .tsv files, for example because phy was closed before it saved.
-        logger.warning(
-            "%s: %d of %d clusters are not in all of its .tsv files and are left out: %s",
-            path,
-            lost.size,
-            present.size,
-            ", ".join(map(str, lost)),
-        )
-    names = sorting.get_property(UNIT_NAME)
-    if names is None:
-        return sorting
-    names = [str(name) for name in names]
-    # What was merged or split in phy since is a cluster without a name of its own.
-    own = [name != "nan" and names.count(name) == 1 for name in names]
-    numbers = sorting.get_property("original_cluster_id")
-    return sorting.rename_units(
-        [name if kept else f"phy{number}" for name, kept, number in zip(names, own, numbers, strict=True)]
-    )
-
-
 def _read_nwb_sorting(path: Path, sampling_frequency: float | None = None, **keywords: Any) -> Any:
     """Read the units table; its spike times are in seconds of the session, so a recording gives the clock."""
     from spikeinterface.extractors import read_nwb_sorting
@@ -235,7 +203,7 @@ SORTING_FORMATS = {
             name="nwb", recognise=_is_nwb, read=_read_nwb_sorting, stream_keyword="electrical_series_path"
         ),
         Format(name="spikeinterface", recognise=_is_spikeinterface, read=_read_spikeinterface_sorting),
-        Format(name="phy", recognise=_is_phy, read=_read_phy),
+        Format(name="phy", recognise=_is_phy, read=read_phy_folder),
         # Kilosort writes phy's files: never recognised before phy, but it can be asked for.
         Format(name="kilosort", recognise=_is_phy, read=_extractor("read_kilosort")),
         Format(name="mearec", recognise=_is_mearec, read=_read_mearec(1)),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from esort.files import write_atomically
-from esort.formats import UNIT_NAME
+from esort.phy_tables import UNIT_NAME
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording, BaseSorting

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from esort.files import new_folder_atomically
-from esort.formats import UNIT_NAME
+from esort.phy_tables import UNIT_NAME
 from esort.results import set_aside
 
 if TYPE_CHECKING:

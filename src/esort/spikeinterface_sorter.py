@@ -1,7 +1,7 @@
 """esort in SpikeInterface's list of sorters.
 
-``import esort`` is enough: as soon as ``spikeinterface.sorters`` is imported, before or after, `register`
-puts `EsortSorter` into its list. A process that unpickles or loads a recording knows nothing of
+``import esort`` is enough: as soon as ``spikeinterface.sorters`` is imported, before or after, this module
+is too and puts `EsortSorter` into its list. A process that unpickles or loads a recording knows nothing of
 ``import esort``; `carry_esort` wraps a recording so that whoever loads it has esort in the list too.
 """
 
@@ -11,13 +11,13 @@ import json
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from spikeinterface.core import load
 from spikeinterface.core.channelslice import ChannelSliceRecording
 from spikeinterface.core.core_tools import SIJsonEncoder
+from spikeinterface.sorters import sorterlist
 from spikeinterface.sorters.basesorter import BaseSorter
 
 if TYPE_CHECKING:
@@ -192,17 +192,10 @@ def carry_esort(recording: BaseRecording) -> BaseRecording:
     return recording if isinstance(recording, CarryingRecording) else CarryingRecording(recording)
 
 
-def register(sorters: ModuleType) -> None:
-    """Put `EsortSorter` into SpikeInterface's list of sorters; once is enough, twice does no harm.
-
-    Parameters
-    ----------
-    sorters : module
-        ``spikeinterface.sorters``.
-    """
-    known = sorters.sorterlist.sorter_dict
-    if known.setdefault(EsortSorter.sorter_name, EsortSorter) is EsortSorter:
-        everyone = sorters.sorterlist.sorter_full_list
+def register() -> None:
+    """Put `EsortSorter` into SpikeInterface's list of sorters; twice does no harm."""
+    if sorterlist.sorter_dict.setdefault(EsortSorter.sorter_name, EsortSorter) is EsortSorter:
+        everyone = sorterlist.sorter_full_list
         if EsortSorter not in everyone:
             everyone.append(EsortSorter)
 
@@ -289,3 +282,7 @@ def _write(results: list[SortResult], path: Path) -> None:
         warnings.filterwarnings("ignore", message="The extractor is not serializable")
         append_sortings([result.sorting() for result in results]).save(folder=partial, overwrite=True)
         np.save(partial / _PROBABILITY, np.concatenate([result.spikes.probability for result in results]))
+
+
+# Here and not in the hook of esort/__init__.py, which comes too early where this module is imported first.
+register()
