@@ -26,10 +26,17 @@ def test_needs_follow_the_expected_error():
     assert far.needed == math.ceil(5 * 4 ** (1 / 0.7))
 
 
+def test_few_labels_are_not_believed():
+    planner = LabelPlanner()
+    one = planner.need("a", labels=1, accuracy=1.0)
+    assert (one.advice, one.accuracy) == ("more labels", pytest.approx(0.7))
+    assert one.needed == 5
+    assert planner.need("a", labels=5, accuracy=1.0).advice == "enough"
+
+
 def test_units_that_do_not_fire_enough_or_cannot_be_sorted():
     planner = LabelPlanner()
     assert planner.need("a", labels=5, accuracy=0.6, available=20).advice == "more time"
-    assert planner.need("a", labels=5, accuracy=None).advice == "out of reach"
     hopeless = planner.need("a", labels=500, accuracy=0.2)
     assert (hopeless.advice, hopeless.needed, hopeless.more) == ("out of reach", None, None)
 
@@ -41,10 +48,10 @@ def test_of_a_calibration():
     needs = LabelPlanner().of_calibration(calibration, {3: 5, "left out": 2, "b": 7}, labelled_s=2.0)
     assert [(need.unit_id, need.labels, need.advice) for need in needs] == [
         (3, 5, "more time"),
-        ("left out", 2, "out of reach"),
+        ("left out", 2, "more labels"),
         ("b", 7, "enough"),
     ]
-    assert needs[1].accuracy is None
+    assert needs[1].accuracy == 0
 
 
 def test_a_study_s_curve_is_used(tmp_path):

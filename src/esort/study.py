@@ -111,7 +111,11 @@ def _run_all(
             elif row is None:
                 row = job_row(job, own, run_job(job, own, train_one))
                 seconds = expected.get(job.digest, 0.0)
-                measured, planned, left = measured + row["seconds"], planned + seconds, left - seconds
+                measured, planned, left = (
+                    measured + row["seconds"],
+                    planned + seconds,
+                    max(0.0, left - seconds),
+                )
                 still = left * (measured / planned if planned else 1.0)
                 shown = row.get("error") or f"pooled accuracy {row['pooled_accuracy']:.3f}"
                 line = f"{job.point.label}: {shown}, {row['seconds']:.0f} s (about {_time(still)} left)"
