@@ -190,3 +190,29 @@ def test_bad_studies_are_refused_before_the_first_run(tmp_path, overrides, messa
     assert message in ended.err
     assert "Traceback" not in ended.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_recording_without_a_truth_is_refused(trained, tmp_path):
+    recording = f"recording.path={trained.run['recording']}/recording"
+    ended = study(tmp_path, tmp_path, "recording=path", recording, "study.only={labels:[5]}")
+    assert "a study scores against the truth: give recording.ground_truth=FOLDER" in ended.error_line()
+
+
+def test_a_study_of_a_recording_on_disk(trained, tmp_path):
+    paths = [f"recording.path={trained.run['recording']}/recording"]
+    paths += [f"recording.ground_truth={trained.run['recording']}/sorting"]
+    only = "study.only={labels:[5],training:[scratch]}"
+    ended = study(tmp_path, tmp_path, "recording=path", *paths, *SHORT_TRAINING, only, "study.seeds=[0]")
+    assert ended.code == 0, ended.out + ended.err
+    (row,) = rows_of(tmp_path / "table.csv")
+    assert (row["start_sample"], row["stop_sample"]) == ("160000", "320000")
+
+
+def test_nothing_to_score_is_said(tmp_path):
+    silent = [f"+recording.target.rate_{kind}_hz=0.01" for kind in ("excitatory", "inhibitory")]
+    overrides = [*SIZES, *silent, "study.only={labels:[5],training:[scratch]}", "study.seeds=[0]"]
+    overrides[overrides.index("recording.target.duration_s=10")] = "recording.target.duration_s=1"
+    ended = study(tmp_path / "study", tmp_path, *overrides)
+    assert ended.code == 1
+    assert "a study needs true spikes in time that no label came from, got none for labels-5_" in ended.err
+    assert "Traceback" not in ended.err

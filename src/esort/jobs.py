@@ -20,6 +20,7 @@ from esort.files import plain
 from esort.grid import OURS, GridPoint, StudySpec
 from esort.peers import sorter_class
 from esort.plan import TrainingPlan
+from esort.recordings import RecordingPath
 from esort.simulation import SimulationSpec
 from esort.training import backbone_digest
 
@@ -108,7 +109,8 @@ def plan_jobs(spec: StudySpec) -> list[Job]:
     Raises
     ------
     ValueError
-        If the command line overrides what the study varies, or a point's configuration is wrong.
+        If the command line overrides what the study varies, a point's configuration is wrong, or nobody knows
+        the truth about its recording.
     """
     hydra = HydraConfig.get()
     given = [
@@ -122,6 +124,11 @@ def plan_jobs(spec: StudySpec) -> list[Job]:
                 f"got {one}"
             )
     ours = [_job(point, hydra.job.config_name, given) for point in spec.points()]
+    for target in {job.target: job.plan.target for job in ours}.values():
+        if isinstance(target, RecordingPath) and target.open_ground_truth() is None:
+            raise ValueError(
+                f"a study scores against the truth: give recording.ground_truth=FOLDER for {target.path}"
+            )
     return [*ours, *_peer_jobs(spec, ours)]
 
 
