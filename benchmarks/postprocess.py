@@ -9,7 +9,7 @@ at the same events. Only the post-processing is timed. Each chunk is read with i
 sorting. SciPy does one unit after the other: ``convolve`` with the same kernel, ``find_peaks`` with the
 same threshold and distance, on the same chunks in the same run. The engines that are not compiled see
 the first seconds only, for their speed and to compare their spikes. Memory is that of a process of its
-own that does nothing else.
+own that does nothing else. The pursuit on energy scores is measured by `benchmarks/pursuit.py`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from pursuit import measure_all, print_rows  # beside this file
 from scipy.signal import convolve, find_peaks
 
 from esort.postprocess import ConflictTable, detect_spikes, join_chunks, margin_samples, solve_conflicts
@@ -330,6 +331,7 @@ def print_table(result):
             f"making the data alone: {memory['peak_rss_bytes_without'] / 2**20:.0f} MiB; "
             f"one chunk: {memory['chunk_bytes'] / 2**20:.0f} MiB"
         )
+    print_rows(result["pursuit"])
     for pair in result["overlaps"]["pairs"]:
         for name, recall in pair["recall"].items():
             print(
@@ -356,6 +358,7 @@ def main(arguments):
         "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "numpy": np.__version__},
         "speed": run_speed(options),
         "memory": [measure_memory(options, duration_s) for duration_s in (3, 12)],
+        "pursuit": measure_all(),
         "overlaps": {"pairs": pairs, "recall_of_probabilities": run_overlaps_of_probabilities()},
     }
     print_table(result)

@@ -1,7 +1,9 @@
 """Sub-sample phases, amplitudes and strides of the pursuit, on every engine against the loop."""
 
 import itertools
+import runpy
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -374,3 +376,28 @@ def test_jax_without_64_bits_refuses_late_samples():
     late = to_library(np.ones((8, 2), dtype=np.float32), "jax")
     with pytest.raises(ValueError, match="sample indices must be below 2147483647"):
         solve_conflicts(late, thresholds=1.0, stride=8, first_sample=2**31 - 32)
+
+
+@pytest.fixture(scope="module")
+def pursuit():
+    """Scores with noise, overlapping spikes between the rows and amplitudes, made by the benchmark."""
+    path = Path(__file__).parents[1] / "benchmarks" / "pursuit.py"
+    module = runpy.run_path(str(path), run_name="pursuit")
+    return module["make_pursuit"](1, num_units=12, num_neighbours=8, num_rows=8000)
+
+
+def test_the_spikes_put_in_are_found(pursuit):
+    table = pursuit.table()
+    found = pursuit.solve(table, engine="numba")
+    assert as_lists(found) == as_lists(pursuit.solve(table, engine="array"))
+    truth = sorted(zip(pursuit.unit.tolist(), pursuit.sample.tolist(), strict=True))
+    answer = sorted(zip(found.unit_index.tolist(), found.sample_index.tolist(), strict=True))
+    assert len(truth) > 40
+    assert [unit for unit, _ in answer] == [unit for unit, _ in truth]
+    off = np.array(answer)[:, 1] - np.array(truth)[:, 1]  # samples of 32 kHz, two a row
+    assert np.max(np.abs(off)) <= 3
+    assert np.mean(np.abs(off) <= 1) > 0.9
+    order = np.lexsort((found.sample_index, found.unit_index))
+    amplitude = (found.probability / pursuit.energies[found.unit_index] + 0.5)[order]
+    true_amplitude = pursuit.amplitude[np.lexsort((pursuit.sample, pursuit.unit))]
+    assert np.abs(np.mean(amplitude - true_amplitude)) < 0.03  # noise alone: 1 / norm of the template each

@@ -1,82 +1,27 @@
 """The compiled engine for graphs with kernels: lower scores, then find maxima again where they changed.
 
 Scores are held unit by unit, (U, N), so that a kernel is subtracted from neighbouring memory. Nodes are
-kept for each block of rows of each unit; a round touches only the blocks that hold nodes or were lowered.
-Shapes: N rows, U units, D neighbours of a unit at the most, P pairs, L lag samples.
+kept for each block of rows of each unit, with the height of the highest, by which most rivals are passed
+over. A round looks again only at blocks where a lowering can have made or unmade a node.
+Shapes: N rows, U units, B blocks, D neighbours of a unit at the most, P pairs, L lag samples.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 import numpy as np
 
+from .compiled_graph import Graph
 from .fit import AMPLITUDE_STEPS, MOST_AMPLITUDE, SLOPE_BITS, Fit
 
 BEYOND = -(2**31) + 1
-BLOCK_SAMPLES = 128
+BLOCK_ROWS = 64
+MOST_NODES = BLOCK_ROWS // 2  # of a block: of two rows side by side one at the most is a local maximum
 AMPLITUDE_BITS = np.int32(AMPLITUDE_STEPS.bit_length() - 1)
 
 _compile: Any = numba.njit(nogil=True, cache=True)
-
-
-class Graph(NamedTuple):
-    """A `ConflictTable` as the compiled functions read it.
-
-    Lags at either end of a pair's kernels where they are zero for all phases are not stored: the values of
-    phase ``i`` of pair ``p`` are ``values[start[p] + i * length[p]:][:length[p]]``, the first of them for
-    ``first_lag[p]`` rows after the accepted spike. Two units are rivals up to ``reach`` all the same: who
-    wins does not depend on how kernels were rounded.
-    """
-
-    neighbours: np.ndarray  # int64 (U, D), -1 where a unit has fewer
-    exclusive: np.ndarray  # bool (U, D)
-    kernel_out: np.ndarray  # int64 (U, D)
-    values: np.ndarray  # int32
-    start: np.ndarray  # int64 (P + 1,)
-    first_lag: np.ndarray  # int64 (P + 1,)
-    length: np.ndarray  # int64 (P + 1,)
-    reach: int
-    exclusive_samples: int
-
-
-def make_graph(
-    *,
-    num_units: int,
-    phases: int = 1,
-    kernels: np.ndarray | None = None,
-    kernel_out: np.ndarray | None = None,
-    neighbours: np.ndarray | None = None,
-    exclusive: np.ndarray | None = None,
-    reach: int = 0,
-    exclusive_samples: int = 0,
-) -> Graph:
-    """Take the arrays of a `ConflictTable`, its kernels by `ConflictTable.quantise`; no edges by default."""
-    if neighbours is None or exclusive is None or kernel_out is None:
-        neighbours = kernel_out = np.zeros((num_units, 0), dtype=np.int64)
-        exclusive = np.zeros((num_units, 0), dtype=np.bool_)
-    if kernels is None:
-        kernels = np.zeros((phases * (int(kernel_out.max(initial=0)) + 1), 1), dtype=np.int32)
-    lag_samples = kernels.shape[1] // 2
-    pairs = kernels.reshape(-1, phases, kernels.shape[1])
-    matters = (pairs != 0).any(axis=1)  # (P + 1, 2 L + 1)
-    first = matters.argmax(axis=1)
-    stop = np.where(matters.any(axis=1), kernels.shape[1] - matters[:, ::-1].argmax(axis=1), first)
-    length = stop - first
-    return Graph(
-        neighbours=neighbours.astype(np.int64),
-        exclusive=exclusive,
-        kernel_out=kernel_out.astype(np.int64),
-        values=np.concatenate(
-            [pair[:, a:b].reshape(-1) for pair, a, b in zip(pairs, first, stop, strict=True)]
-        ),
-        start=np.cumsum(length * phases) - length * phases,
-        first_lag=first - lag_samples,
-        length=length,
-        reach=reach,
-        exclusive_samples=exclusive_samples,
-    )
 
 
 def solve_kernels(
@@ -105,66 +50,66 @@ def solve_kernels(
 
 @_compile
 def _solve(scores, limits, graph, exclusion, max_rounds, energies, numbers):  # type: ignore
-    num_units, num_samples = scores.shape
-    num_blocks = (num_samples + BLOCK_SAMPLES - 1) // BLOCK_SAMPLES
-    window = graph.exclusive_samples
-    blocked = np.zeros((num_units, num_samples), dtype=np.bool_)
-    counts = np.zeros((num_units, num_blocks), dtype=np.int32)
-    nodes = np.empty((num_units, num_blocks, BLOCK_SAMPLES // 2 + 1), dtype=np.int32)
-    dirty = np.ones((num_units, num_blocks), dtype=np.bool_)
-    spikes = [(np.int64(0), np.int64(0), np.int32(0), np.int64(0), np.int64(0), np.int64(0))]
+    num_units, num_rows = scores.shape
+    num_blocks = (num_rows + BLOCK_ROWS - 1) // BLOCK_ROWS
+    neighbours, exclusive, kernel_out, values, starts, first_lags, lengths, reach, window = graph
+    barred = np.zeros((num_units, num_rows), dtype=np.bool_)
+    counts = np.zeros((num_units, num_blocks), dtype=np.uint8)  # nodes of a block
+    offsets = np.empty((num_units, num_blocks, MOST_NODES), dtype=np.uint8)  # rows from its first
+    peaks = np.full((num_blocks, num_units), BEYOND, dtype=np.int32)  # highest score of its nodes
+    around = np.empty((num_blocks, num_units), dtype=np.int32)  # and of all blocks within reach
+    dirty = np.ones((num_units, num_blocks), dtype=np.bool_)  # to be looked at again
+    spikes: Any = [(np.int64(0), np.int64(0), np.int32(0), np.int64(0), np.int64(0), np.int64(0))]
     spikes.pop()  # numba has seen the types
     for _ in range(max_rounds):
-        # What the last round changed is looked at again.
         for unit in range(num_units):
-            for block in range(num_blocks):
-                if dirty[unit, block]:
-                    dirty[unit, block] = False
-                    counts[unit, block] = _find(
-                        scores[unit], blocked[unit], limits[unit], block, nodes[unit, block]
-                    )
+            _look_again(
+                scores[unit],
+                barred[unit],
+                limits[unit],
+                dirty[unit],
+                counts[unit],
+                offsets[unit],
+                peaks[:, unit],
+            )
+        _highest_around(peaks, (reach + BLOCK_ROWS - 1) // BLOCK_ROWS, around)
         round_start = len(spikes)
-        for unit in range(num_units):
-            for block in range(num_blocks):
+        for block in range(num_blocks):
+            for unit in range(num_units):
+                if peaks[block, unit] == BEYOND:
+                    continue
                 for position in range(counts[unit, block]):
-                    row = nodes[unit, block, position]
-                    if _wins(row, unit, scores, nodes, counts, exclusion, graph.neighbours, graph.reach):
-                        phase, moved = _place(scores[unit], row, numbers)
-                        amplitude = AMPLITUDE_STEPS
-                        if energies.shape[0] > 0:
-                            amplitude = _amplitude(scores[unit, row], energies[unit], numbers)
-                        spikes.append(
-                            (
-                                np.int64(row),
-                                np.int64(unit),
-                                scores[unit, row],
-                                np.int64(phase),
-                                np.int64(moved),
-                                np.int64(amplitude),
-                            )
-                        )
+                    row = block * BLOCK_ROWS + offsets[unit, block, position]
+                    if not _wins(
+                        row, unit, scores, counts, offsets, peaks, around, exclusion, neighbours, reach
+                    ):
+                        continue
+                    score = scores[unit, row]
+                    phase, moved = _place(scores[unit], row, numbers)
+                    size = AMPLITUDE_STEPS
+                    if energies.shape[0] > 0:
+                        size = _amplitude(score, energies[unit], numbers)
+                    spikes.append((row, unit, score, np.int64(moved), np.int64(phase), np.int64(size)))
         if len(spikes) == round_start:
             break
         for spike in range(round_start, len(spikes)):
-            row, own, _score, phase, _moved, amplitude = spikes[spike]
-            _bar(row - exclusion + 1, row + exclusion, blocked[own], dirty[own])
-            for position in range(graph.neighbours.shape[1]):
-                other = graph.neighbours[own, position]
+            row, own, _score, _moved, phase, size = spikes[spike]
+            _bar(row - exclusion + 1, row + exclusion, barred[own], dirty[own])
+            for position in range(neighbours.shape[1]):
+                other = neighbours[own, position]
                 if other < 0:
                     break  # they come first
-                if graph.exclusive[own, position]:
-                    _bar(row - window, row + window + 1, blocked[other], dirty[other])
-                pair = graph.kernel_out[own, position]
-                length = graph.length[pair]
-                if length > 0:
-                    begin = graph.start[pair] + phase * length
-                    kernel = graph.values[begin : begin + length]
-                    _subtract(scores[other], kernel, row + graph.first_lag[pair], amplitude, dirty[other])
-    count = len(spikes)
-    columns = np.empty((3, count), dtype=np.int64)
-    heights = np.empty(count, dtype=np.int32)
-    for spike in range(count):
-        columns[0, spike], columns[1, spike], heights[spike], _, columns[2, spike], _ = spikes[spike]
+                if exclusive[own, position]:
+                    _bar(row - window, row + window + 1, barred[other], dirty[other])
+                pair = kernel_out[own, position]
+                if lengths[pair] > 0:
+                    begin, first = starts[pair] + phase * lengths[pair], row + first_lags[pair]
+                    span = (max(first, 0), min(first + lengths[pair], num_rows), begin - first)
+                    _lower(scores, other, values, span, np.int32(size), limits[other], counts, dirty)
+    columns = np.empty((3, len(spikes)), dtype=np.int64)
+    heights = np.empty(len(spikes), dtype=np.int32)
+    for spike in range(len(spikes)):
+        columns[0, spike], columns[1, spike], heights[spike], columns[2, spike], _, _ = spikes[spike]
     return columns[0], columns[1], heights, columns[2]
 
 
@@ -172,10 +117,9 @@ def _solve(scores, limits, graph, exclusion, max_rounds, energies, numbers):  # 
 def _place(scores, row, numbers):  # type: ignore
     """Phase of an accepted spike, and samples from its row to it; see `esort.postprocess.fit`."""
     phases, stride, _least, _most = numbers
-    rise = fall = np.int64(1)
-    if 0 < row < scores.size - 1:
-        rise = np.int64(scores[row]) - scores[row - 1]
-        fall = np.int64(scores[row]) - scores[row + 1]
+    known = 0 < row < scores.size - 1
+    rise = np.int64(scores[row]) - scores[row - 1] if known else np.int64(1)
+    fall = np.int64(scores[row]) - scores[row + 1] if known else np.int64(1)
     while max(rise, fall) >= 1 << SLOPE_BITS:
         rise >>= 1
         fall >>= 1
@@ -195,81 +139,137 @@ def _amplitude(score, energy, numbers):  # type: ignore
 
 
 @_compile
-def _find(scores, blocked, limit, block, nodes):  # type: ignore
-    """List the local maxima of one block of one unit; return their number."""
-    start = block * BLOCK_SAMPLES
-    stop = min(start + BLOCK_SAMPLES, scores.size)
-    highest = scores[start]
-    for sample in range(start, stop):
-        highest = max(highest, scores[sample])
-    if highest < limit:
-        return 0
-    count = 0
-    for sample in range(start, stop):
-        score = scores[sample]
-        if score < limit or blocked[sample]:
+def _look_again(scores, barred, limit, dirty, counts, offsets, peaks):  # type: ignore
+    """List the nodes of the dirty blocks of one unit."""
+    for block in range(dirty.size):
+        if not dirty[block]:
             continue
-        if sample > 0 and scores[sample - 1] >= score:
+        dirty[block] = False
+        counts[block] = 0
+        peaks[block] = BEYOND
+        start = block * BLOCK_ROWS
+        stop = min(start + BLOCK_ROWS, scores.size)
+        if _highest(scores[start:stop]) < limit:
             continue
-        if sample + 1 < scores.size and scores[sample + 1] > score:
-            continue
-        nodes[count] = sample
-        count += 1
-    return count
+        count, peak = 0, np.int32(BEYOND)
+        for row in range(start, stop):
+            score = scores[row]
+            if score < limit or barred[row]:
+                continue
+            if row > 0 and scores[row - 1] >= score:
+                continue
+            if row + 1 < scores.size and scores[row + 1] > score:
+                continue
+            offsets[block, count] = row - start
+            peak = max(peak, score)
+            count += 1
+        counts[block] = count
+        peaks[block] = peak
 
 
 @_compile
-def _wins(sample, unit, scores, nodes, counts, exclusion, neighbours, reach):  # type: ignore
-    score = scores[unit, sample]
-    if _is_beaten(score, sample, unit, unit, exclusion - 1, scores, nodes, counts):
+def _highest_around(peaks, reach, around):  # type: ignore
+    """Maximum over each block and ``reach`` blocks on both sides: (B, U) -> (B, U)."""
+    for block in range(peaks.shape[0]):
+        around[block] = peaks[block]
+        for other in range(max(block - reach, 0), min(block + reach + 1, peaks.shape[0])):
+            for unit in range(peaks.shape[1]):
+                around[block, unit] = max(around[block, unit], peaks[other, unit])
+
+
+@_compile
+def _wins(row, unit, scores, counts, offsets, peaks, around, exclusion, neighbours, reach):  # type: ignore
+    """Whether no rival goes before this node; most nodes are beaten by one of their own block."""
+    score = scores[unit, row]
+    block = row // BLOCK_ROWS
+    if reach >= BLOCK_ROWS - 1:
+        for position in range(neighbours.shape[1]):
+            other = neighbours[unit, position]
+            if other < 0:
+                break
+            if peaks[block, other] > score:
+                return False
+    if _is_beaten(score, row, unit, unit, exclusion - 1, scores, counts, offsets, peaks):
         return False
-    for other in neighbours[unit]:
-        if other >= 0 and _is_beaten(score, sample, unit, other, reach, scores, nodes, counts):
+    for position in range(neighbours.shape[1]):
+        other = neighbours[unit, position]
+        if other < 0:
+            break
+        if around[block, other] >= score and _is_beaten(
+            score, row, unit, other, reach, scores, counts, offsets, peaks
+        ):
             return False
     return True
 
 
 @_compile
-def _is_beaten(score, sample, unit, other, reach, scores, nodes, counts):  # type: ignore
+def _is_beaten(score, row, unit, other, reach, scores, counts, offsets, peaks):  # type: ignore
     """Whether unit ``other`` has a node within ``reach`` that goes before this one."""
-    first = max(sample - reach, 0) // BLOCK_SAMPLES
-    last = min(sample + reach, scores.shape[1] - 1) // BLOCK_SAMPLES
+    first = max(row - reach, 0) // BLOCK_ROWS
+    last = min(row + reach, scores.shape[1] - 1) // BLOCK_ROWS
     for block in range(first, last + 1):
+        if peaks[block, other] < score:
+            continue
         for position in range(counts[other, block]):
-            rival = nodes[other, block, position]
-            if rival < sample - reach or rival > sample + reach or (rival == sample and other == unit):
+            rival = block * BLOCK_ROWS + offsets[other, block, position]
+            if rival < row - reach or rival > row + reach or (rival == row and other == unit):
                 continue
             height = scores[other, rival]
             if height > score:
                 return True
-            if height == score and (rival < sample or (rival == sample and other < unit)):
+            if height == score and (rival < row or (rival == row and other < unit)):
                 return True
     return False
 
 
 @_compile
-def _bar(start, stop, blocked, dirty):  # type: ignore
-    start, stop = max(start, 0), min(stop, blocked.size)
-    for sample in range(start, stop):
-        blocked[sample] = True
-    for block in range(start // BLOCK_SAMPLES, (stop - 1) // BLOCK_SAMPLES + 1):
+def _bar(start, stop, barred, dirty):  # type: ignore
+    start, stop = max(start, 0), min(stop, barred.size)
+    barred[start:stop] = True
+    for block in range(start // BLOCK_ROWS, (stop - 1) // BLOCK_ROWS + 1):
         dirty[block] = True
 
 
 @_compile
-def _subtract(scores, kernel, first, amplitude, dirty):  # type: ignore
-    """Take ``amplitude`` 64ths of the kernel, whose first lag is at row ``first``, from the scores."""
-    start, stop = max(first, 0), min(first + kernel.size, scores.size)
+def _lower(scores, unit, values, span, size, limit, counts, dirty):  # type: ignore
+    """Take ``size`` 64ths of a kernel from the scores of a unit.
+
+    ``span`` is the first row, the row after the last, and what to add to a row for its place in ``values``.
+    """
+    start, stop, shift = span
     if start >= stop:
         return
-    target, values = scores[start:stop], kernel[start - first : stop - first]
-    if amplitude == AMPLITUDE_STEPS:
-        for place in range(target.size):
-            target[place] -= values[place]
+    # This is where the time goes. Casts, because numba takes int32 times int32 to be int64, at half the
+    # speed; unsigned places, because it would test each for being negative; no slices, which are counted
+    # references: all of these only for the compiler.
+    who, begin, kernel = np.uint64(unit), np.uint64(start), np.uint64(start + shift)
+    half = np.int32(AMPLITUDE_STEPS // 2)
+    highest = np.int32(BEYOND)
+    if size == AMPLITUDE_STEPS:  # always without energies, where a product could have more than 32 bits
+        for step in range(stop - start):
+            amount = values[kernel + np.uint64(step)]
+            score = np.int32(scores[who, begin + np.uint64(step)] - amount)
+            scores[who, begin + np.uint64(step)] = score
+            highest = max(highest, score)
     else:
-        size, half = np.int32(amplitude), np.int32(AMPLITUDE_STEPS // 2)
-        for place in range(target.size):
-            target[place] -= (values[place] * size + half) >> AMPLITUDE_BITS
-    # One row further, because a maximum is found by looking at both sides.
-    for block in range(max(start - 1, 0) // BLOCK_SAMPLES, min(stop, scores.size - 1) // BLOCK_SAMPLES + 1):
-        dirty[block] = True
+        for step in range(stop - start):
+            product = np.int32(values[kernel + np.uint64(step)] * size)
+            amount = np.int32(product + half) >> AMPLITUDE_BITS
+            score = np.int32(scores[who, begin + np.uint64(step)] - amount)
+            scores[who, begin + np.uint64(step)] = score
+            highest = max(highest, score)
+    # One row further, because a maximum is found by looking at both sides. Where no row reaches the limit
+    # and no node was, there is none now.
+    first, last = max(start - 1, 0), min(stop, scores.shape[1] - 1)
+    reaches = max(highest, scores[unit, first], scores[unit, last]) >= limit
+    for block in range(first // BLOCK_ROWS, last // BLOCK_ROWS + 1):
+        if reaches or counts[unit, block] > 0:
+            dirty[unit, block] = True
+
+
+@_compile
+def _highest(values):  # type: ignore
+    highest = values[0]
+    for place in range(values.size):
+        highest = max(highest, values[place])
+    return highest

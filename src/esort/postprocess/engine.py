@@ -130,14 +130,14 @@ def solve_fixed_compiled(
     """Solve int32 scores (U, N) of NumPy; the spikes are of the library of ``like``."""
     import numpy as np
 
-    from . import compiled_kernels
+    from . import compiled_graph, compiled_kernels
 
     if table is None:
-        graph = compiled_kernels.make_graph(num_units=fixed.shape[0])
+        graph = compiled_graph.make_graph(num_units=fixed.shape[0])
     else:
         graph = table.keep(
             ("graph", scale),
-            lambda: compiled_kernels.make_graph(
+            lambda: compiled_graph.make_graph(
                 num_units=table.num_units,
                 phases=table.phases,
                 kernels=None if table.kernels is None else np.asarray(table.quantise(scale)),
