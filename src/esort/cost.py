@@ -12,9 +12,9 @@ __all__ = ["RunCost", "learning_cost_s", "simulation_cost_s", "sorting_cost_s"]
 # Measured with model=dense on two cores at 32 and 128 channels. A study corrects them by its own first runs.
 _STEP_S = 4e-3
 _STEP_CHANNEL_S = 2.6e-4
-_CHANNEL_SECOND_S = 0.006
-_UNIT_S = 0.15
-_START_S = 4.0
+_CHANNEL_SECOND_S = 0.003
+_UNIT_S = 0.1
+_START_S = 2.0
 _SIMULATION_CHANNEL_SECOND_S = 0.0015
 _SIMULATION_UNIT_SECOND_S = 0.0025
 # Another sorter in SpikeInterface: a fixed part, and by the channel and second.
