@@ -67,8 +67,8 @@ class ConvRecurrentNetwork(DenseNetwork):
             raise ValueError(f"reach must be a share of the window in [0, 0.45], got {reach!r}")
         super().__init__(temporal_features=temporal_features, hidden_features=hidden_features, **sizes)
         # A window too short for places of their own has all of them in its middle.
-        self.stride = int(reach * self.window_samples / steps)
-        self.margin_samples = self.stride * steps
+        self.place_stride = int(reach * self.window_samples / steps)
+        self.margin_samples = self.place_stride * steps
         self.num_places = 2 * steps + 1
         taps = self.window_samples - 2 * self.margin_samples
         self.filters = nn.Linear(taps, self.filters.out_features, bias=False)
@@ -121,7 +121,7 @@ class ConvRecurrentNetwork(DenseNetwork):
         for the middles of its windows, where most spikes are) and without a gradient, which filters and
         mixing get from the middle. That makes a step of training three times faster.
         """
-        taps, step = self.filters.in_features, self.stride
+        taps, step = self.filters.in_features, self.place_stride
         with self._as_it_is():
             if num_outputs > 1 or step == 0:
                 return self.hidden(super().temporal(traces)), step  # (B, T - K + 1, H)

@@ -1,4 +1,4 @@
-"""A network over a recording, block by block: traces in, probabilities out.
+"""A network over a recording, block by block: traces in, outputs for the post-processing out.
 
 The time axis is cut into blocks of a fixed length that start at multiples of it. Filter and network see one
 block (with its margin) at a time, always the same one, so that their numbers do not depend on what is asked
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,26 +21,27 @@ import torch
 from esort.network import SpikeNetwork
 from esort.prepared import PreparedRecording
 
-__all__ = ["BLOCK_S", "Block", "available_cores", "probability_blocks"]
+__all__ = ["BLOCK_S", "Block", "available_cores", "map_in_threads", "one_thread_each", "output_blocks"]
 
 BLOCK_S = 0.5
-# Samples that the network takes at once: few enough for its features to stay in the processor's cache.
-_NETWORK_SAMPLES = 1000
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
 
 
 class Block(NamedTuple):
     """What the network says of one block."""
 
     start_sample: int
-    probabilities: np.ndarray
-    """float32, shape (N, U)."""
+    outputs: np.ndarray
+    """float32, shape (N / stride, U): probabilities, or scores of a network that has these."""
     read_filter_s: float
     """Time that reading and filtering took."""
     network_s: float
     """Time that the network took."""
 
 
-def probability_blocks(
+def output_blocks(
     network: SpikeNetwork,
     prepared: PreparedRecording,
     start_sample: int,
@@ -68,13 +69,13 @@ def probability_blocks(
     Block
         The first may start before `start_sample`, the last may end behind `stop_sample`.
     """
-    length = round(BLOCK_S * prepared.sampling_frequency)
+    length = round(BLOCK_S * prepared.sampling_frequency) // network.stride * network.stride
     first = max(0, start_sample) // length
     last = -(-min(prepared.num_samples, stop_sample) // length)
     starts = range(first * length, last * length, length)
     shown = iter(starts if progress is None else progress(starts))
     workers = num_workers or available_cores()
-    with _one_thread_each(), ThreadPoolExecutor(workers) as pool:
+    with one_thread_each(), ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[Block]] = deque()
         for start in starts:
             waiting.append(pool.submit(_compute, network, prepared, start, length))
@@ -105,19 +106,27 @@ def _compute(network: SpikeNetwork, prepared: PreparedRecording, start: int, len
     low, high = max(0, start - before), min(prepared.num_samples, stop + after)
     traces = prepared.traces(low, high)
     # Outside the recording there is silence: spikes in the first and last window are found too.
-    traces = np.pad(traces, ((low - (start - before), stop + after - high), (0, 0)))
+    missing = ((low - (start - before), stop + after - high), (0, 0))
+    traces = np.pad(traces, missing, mode="edge" if prepared.preprocessing.inside_network else "constant")
     read = perf_counter()
-    probabilities = np.empty((stop - start, network.num_units), dtype=np.float32)
+    step = network.samples_at_once or stop - start
     with torch.inference_mode():
-        for offset in range(0, stop - start, _NETWORK_SAMPLES):
-            count = min(_NETWORK_SAMPLES, stop - start - offset)
-            part = torch.from_numpy(traces[None, offset : offset + count + before + after])
-            probabilities[offset : offset + count] = network(part)[0].sigmoid().numpy()  # (n, U)
-    return Block(start, probabilities, read - begin, perf_counter() - read)
+        parts = [
+            network.outputs(torch.from_numpy(traces[offset : offset + step + before + after]))
+            for offset in range(0, stop - start, step)
+        ]
+    outputs = parts[0] if len(parts) == 1 else np.concatenate(parts)  # (N / stride, U)
+    return Block(start, outputs, read - begin, perf_counter() - read)
+
+
+def map_in_threads(function: Callable[[_In], _Out], items: Iterable[_In]) -> list[_Out]:
+    """Call a function for each item, in one thread per core, and return its results in order."""
+    with one_thread_each(), ThreadPoolExecutor(available_cores()) as pool:
+        return list(pool.map(function, items))
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[None]:
+def one_thread_each() -> Iterator[None]:
     """Give every worker one thread: faster than sharing, and the same numbers for any number of workers."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

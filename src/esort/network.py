@@ -55,6 +55,20 @@ class SpikeNetwork(nn.Module):
         self.window_samples = window_samples
         self.peak_offset_samples = peak_offset_samples
 
+    @property
+    def stride(self) -> int:
+        """Samples of the recording per row of outputs."""
+        return 1
+
+    @property
+    def samples_at_once(self) -> int | None:
+        """Samples that are computed together, few enough for the processor's cache; None: as they come."""
+        return 1000
+
+    def outputs(self, traces: Tensor) -> np.ndarray:
+        """What the post-processing takes: for one stretch of traces (T, C), probabilities (T - W + 1, U)."""
+        return self(traces[None])[0].sigmoid().numpy()
+
     def forward(self, traces: Tensor) -> Tensor:
         """Return logits.
 
@@ -257,6 +271,7 @@ def _is_count(value: Any) -> bool:
 NETWORKS: dict[str, type[SpikeNetwork] | str] = {
     "dense": DenseNetwork,
     "convrecurrent": "esort.convrecurrent:ConvRecurrentNetwork",
+    "pursuit": "esort.pursuit.network:PursuitNetwork",
 }
 """Networks by name; a checkpoint's card names one of them."""
 

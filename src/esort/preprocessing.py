@@ -34,6 +34,9 @@ class Preprocessing:
         "median" subtracts the median over channels from each sample; "auto" does so from 16 channels on.
     filter_order : int
         Order of the Butterworth filter, which runs forward and backward (no delay).
+    inside_network : bool
+        The network filters for itself: traces come to it as stored, in µV. It takes the corners from here;
+        reference and order are not used.
 
     Raises
     ------
@@ -45,6 +48,7 @@ class Preprocessing:
     freq_max_hz: float = 6000.0
     common_reference: str = "auto"
     filter_order: int = 5
+    inside_network: bool = False
 
     def __post_init__(self) -> None:
         for name in ("freq_min_hz", "freq_max_hz"):
@@ -64,6 +68,8 @@ class Preprocessing:
             )
         if self.filter_order not in range(1, 11):
             raise ValueError(f"filter_order must be a whole number in [1, 10], got {self.filter_order!r}")
+        if not isinstance(self.inside_network, bool):
+            raise ValueError(f"inside_network must be true or false, got {self.inside_network!r}")
 
     def resolve(self, recording: BaseRecording) -> Preprocessing:
         """Decide what "auto" means for this recording.
@@ -79,7 +85,7 @@ class Preprocessing:
                 f"freq_max_hz must be below half the sampling rate ({nyquist:g} Hz for a recording at "
                 f"{recording.sampling_frequency:g} Hz), got {self.freq_max_hz:g}"
             )
-        if self.common_reference != "auto":
+        if self.common_reference != "auto" or self.inside_network:
             return self
         enough = recording.get_num_channels() >= MIN_CHANNELS_FOR_REFERENCE
         return replace(self, common_reference="median" if enough else "none")
@@ -90,12 +96,12 @@ class Preprocessing:
         With them the traces of a chunk equal those of the whole recording, wherever the chunk begins, to
         1e-5 of the raw traces' standard deviation. Callers need no margin of their own for the filter.
         """
-        return int(self._margin_ms() * sampling_frequency / 1000)
+        return 0 if self.inside_network else int(self._margin_ms() * sampling_frequency / 1000)
 
     @property
     def min_samples(self) -> int:
         """Samples of the shortest recording that the filter can take (scipy's padding wants them)."""
-        return 3 * (2 * self.filter_order + 1) + 1
+        return 1 if self.inside_network else 3 * (2 * self.filter_order + 1) + 1
 
     def _margin_ms(self) -> float:
         return _MARGIN_PERIODS * 1000 / self.freq_min_hz
@@ -119,6 +125,7 @@ class Preprocessing:
             If the band does not fit the rate, or the recording is shorter than `min_samples`.
         """
         from spikeinterface.preprocessing import (
+            astype,
             bandpass_filter,
             common_reference,
             scale_to_uV,
@@ -134,6 +141,8 @@ class Preprocessing:
         gains = recording.get_channel_gains()
         if np.dtype(recording.dtype).kind == "u":
             recording = unsigned_to_signed(recording)
+        if chosen.inside_network:
+            return astype(recording, "float32") if gains is None else scale_to_uV(recording)
         filtered = bandpass_filter(
             recording,
             freq_min=chosen.freq_min_hz,

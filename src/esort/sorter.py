@@ -21,11 +21,13 @@ from esort.card import Card
 from esort.checkpoint import CheckpointError, load_checkpoint
 from esort.detector import Detector, Postprocessing, UnitTables, no_spikes
 from esort.health import match_channels
-from esort.inference import Block, probability_blocks
+from esort.inference import Block, output_blocks
 from esort.network import SpikeNetwork, build_network
-from esort.postprocess import Spikes, join_chunks
+from esort.postprocess import Spikes
 from esort.prepared import PreparedRecording, prepare
 from esort.preprocessing import Preprocessing
+from esort.pursuit.detector import ScoreDetector
+from esort.pursuit.network import PursuitNetwork
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording, BaseSorting
@@ -214,7 +216,7 @@ class Sorter:
             logger.warning("the stretch to sort is empty: nothing to sort")
         else:
             detector = self.detector(thresholds)
-            blocks = probability_blocks(
+            blocks = output_blocks(
                 self.network,
                 self.prepare(recording),
                 start_sample - detector.margin_samples,
@@ -232,13 +234,29 @@ class Sorter:
 
     def probabilities(self, prepared: PreparedRecording, start_sample: int, stop_sample: int) -> np.ndarray:
         """Return what the network says of a short stretch: float32, (stop_sample - start_sample, U)."""
-        blocks = list(probability_blocks(self.network, prepared, start_sample, stop_sample, num_workers=1))
-        joined = np.concatenate([block.probabilities for block in blocks])  # (N, U)
+        blocks = list(output_blocks(self.network, prepared, start_sample, stop_sample, num_workers=1))
+        joined = np.concatenate([block.outputs for block in blocks])  # (N, U)
         first = blocks[0].start_sample
         return joined[start_sample - first : stop_sample - first]
 
-    def detector(self, thresholds: float | Iterable[float] | None = None) -> Detector:
-        """Return a post-processing for this sorter's probabilities, with the card's thresholds or others."""
+    def detector(self, thresholds: float | Iterable[float] | None = None) -> Detector | ScoreDetector:
+        """Return a post-processing for this sorter's outputs.
+
+        Parameters
+        ----------
+        thresholds : float or (U,) floats, optional
+            Least probability of a spike; by default the card's thresholds.
+        """
+        if isinstance(self.network, PursuitNetwork):
+            return ScoreDetector(
+                self.network,
+                sampling_frequency=self.card.sampling_frequency,
+                thresholds=self.card.thresholds,
+                refractory_ms=self.postprocessing.refractory_ms,
+                competition=self.postprocessing.competition,
+                tables=self.tables,
+                least_probability=0.0 if thresholds is None else _as_plain(thresholds),
+            )
         return Detector(
             sampling_frequency=self.card.sampling_frequency,
             thresholds=self.card.thresholds if thresholds is None else thresholds,
@@ -248,17 +266,31 @@ class Sorter:
         )
 
 
-def _detect(detector: Detector, blocks: Iterable[Block], seconds: dict[str, float]) -> Spikes:
+def _as_plain(thresholds: float | Iterable[float]) -> float | list[float]:
+    return float(thresholds) if isinstance(thresholds, (int, float)) else list(thresholds)
+
+
+def _detect(detector: Detector | ScoreDetector, blocks: Iterable[Block], seconds: dict[str, float]) -> Spikes:
     """Post-process block after block, and add up what they took."""
     found: list[Spikes] = []
     for block in blocks:
         begin = perf_counter()
-        found.append(detector.push(block.probabilities, block.start_sample))
+        found.append(detector.push(block.outputs, block.start_sample))
         seconds["read_filter"] += block.read_filter_s
         seconds["network"] += block.network_s
         seconds["postprocess"] += perf_counter() - begin
     begin = perf_counter()
     found.append(detector.finish())
-    spikes = join_chunks(found)
+    spikes = _in_order(found)
     seconds["postprocess"] += perf_counter() - begin
     return spikes
+
+
+def _in_order(found: list[Spikes]) -> Spikes:
+    """All spikes by sample, then unit; a spike between two rows of scores may belong to either piece."""
+    sample, unit, probability = (
+        np.concatenate([getattr(spikes, name) for spikes in found])
+        for name in ("sample_index", "unit_index", "probability")
+    )
+    order = np.lexsort((unit, sample))
+    return Spikes(sample[order], unit[order], probability[order])

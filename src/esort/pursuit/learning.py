@@ -1,0 +1,326 @@
+"""Footprints from few labelled spikes, refined by what the pursuit itself finds."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from esort.inference import map_in_threads
+from esort.postprocess import ConflictTable
+from esort.pursuit.explain import Events, explain, residual
+from esort.pursuit.network import PursuitNetwork
+from esort.pursuit.overlaps import conflict_table
+from esort.pursuit.shifting import shifted
+
+__all__ = ["Layout", "RowLabels", "learn_units", "score_thresholds"]
+
+logger = logging.getLogger(__name__)
+
+# Rounds that average at the labels only, and rounds that also take confident events.
+_CLAMPED_ROUNDS, _FREE_ROUNDS = 2, 1
+# More events of a unit cost time and gain nothing.
+_MAX_EVENTS = 100
+# An event whose amplitude is outside is no example of its unit.
+_TYPICAL = (0.8, 1.25)
+# Confident events together count as much as all their number; each label counts as if it were this many more.
+_ANCHOR = 5
+# A label and an event further apart than this are two spikes.
+_MATCH_MS = 0.5
+_TAPER_MS = 0.5
+# Temporal components that footprints mostly consist of.
+_BASIS = 12
+# Noise is taken off so many times: a little too much is better than leaving some.
+_CAUTION = 1.5
+# Fewer confident events than this are left out.
+_MIN_FREE = 4
+# In rows: smaller offsets between labels and events are noise.
+_LATE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Sizes of footprints and filters in rows."""
+
+    rate_hz: float
+    footprint_before: int
+    footprint_samples: int
+    filter_before: int
+    filter_samples: int
+    num_filters: int
+    num_footprint_channels: int
+    num_head_channels: int
+    exclusion_rows: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RowLabels:
+    """Labelled spikes in rows of the reduced rate."""
+
+    time: np.ndarray
+    unit_index: np.ndarray
+    num_units: int
+
+    def of_unit(self, unit_index: int) -> np.ndarray:
+        """Times of one unit's labels."""
+        return self.time[self.unit_index == unit_index]
+
+
+def score_thresholds(energies: np.ndarray) -> np.ndarray:
+    """Least score of a spike of each unit, from the energy of its detector.
+
+    A spike must be likelier than noise given how rare spikes are, stand out from the noise, and be no small
+    part of the footprint. (U,) to (U,).
+    """
+    norm = np.sqrt(energies)
+    amplitude = np.maximum(np.maximum(0.6, 0.5 + 7.3 / energies), 4.3 / norm)
+    thresholds: np.ndarray = (amplitude - 0.5) * energies
+    return thresholds
+
+
+def learn_units(
+    whitened: np.ndarray,
+    labels: RowLabels,
+    contact_positions_um: np.ndarray,
+    layout: Layout,
+    shared: dict[str, Any],
+    *,
+    filters: torch.Tensor | None = None,
+) -> tuple[PursuitNetwork, ConflictTable]:
+    """Learn the units.
+
+    Parameters
+    ----------
+    whitened : float32 array, shape (C, T)
+    labels : RowLabels
+    contact_positions_um : float array, shape (C, 2)
+    layout : Layout
+    shared : dict
+        What the network takes besides: sizes of the band-pass and so on.
+    filters : float tensor, shape (F, Lb), optional
+        Temporal bank; by default the strongest temporal components of the labelled waveforms.
+
+    Returns
+    -------
+    network : PursuitNetwork
+    table : ConflictTable
+    """
+    channels = _footprint_channels(whitened, labels, contact_positions_um, layout)
+    counts = np.bincount(labels.unit_index, minlength=labels.num_units).astype(float)
+    footprints = torch.zeros(labels.num_units, channels.shape[1], layout.footprint_samples)
+    for unit_index in range(labels.num_units):
+        windows = _windows(whitened, labels.of_unit(unit_index), channels[unit_index], layout)
+        footprints[unit_index] = _typical(windows)
+    network = _build(footprints, channels, counts, layout, shared, filters)
+    table = conflict_table(network)
+    for round_ in range(_CLAMPED_ROUNDS + _FREE_ROUNDS):
+        thresholds = score_thresholds(network.energies.numpy())
+        free = round_ >= _CLAMPED_ROUNDS
+        # At first nobody else may explain a labelled spike: units whose footprints are still poor would
+        # lose theirs to their neighbours.
+        clamped = _events_of(labels)
+        left = whitened if free else residual(network, whitened, clamped)
+        events = explain(network, table, left, thresholds, exclusion_rows=layout.exclusion_rows)
+        left = residual(network, left, events)
+        footprints, counts = _refine(network, left, events if free else clamped, labels, layout, free=free)
+        network = _build(footprints, channels, counts, layout, shared, filters)
+        table = conflict_table(network)
+    return network, table
+
+
+def _events_of(labels: RowLabels) -> Events:
+    """The labelled spikes as events of their units, as large as the footprints."""
+    ones = np.ones(len(labels.time), dtype=np.float32)
+    return Events(time=labels.time, unit_index=labels.unit_index, score=ones, amplitude=ones)
+
+
+def _footprint_channels(
+    whitened: np.ndarray, labels: RowLabels, positions: np.ndarray, layout: Layout
+) -> np.ndarray:
+    """The channels closest to each unit's strongest one, (U, M)."""
+    num_channels = len(whitened)
+    every = np.arange(num_channels)
+    channels = np.zeros((labels.num_units, min(layout.num_footprint_channels, num_channels)), dtype=np.int64)
+    for unit_index in range(labels.num_units):
+        waveform = _typical(_windows(whitened, labels.of_unit(unit_index), every, layout)).numpy()
+        peak = np.abs(waveform).max(axis=1).argmax()
+        distance = np.linalg.norm(positions - positions[peak], axis=1)
+        channels[unit_index] = np.sort(np.argsort(distance, kind="stable")[: channels.shape[1]])
+    return channels
+
+
+def _windows(traces: np.ndarray, time: np.ndarray, channels: np.ndarray, layout: Layout) -> torch.Tensor:
+    """Traces around events, moved to a common phase: (n, M, L)."""
+    row = np.rint(time).astype(np.int64)
+    start = row - layout.footprint_before
+    inside = (start >= 0) & (start + layout.footprint_samples <= traces.shape[1])
+    start, time, row = start[inside], time[inside], row[inside]
+    windows = np.empty((len(start), len(channels), layout.footprint_samples), dtype=np.float32)
+    for position, first in enumerate(start):
+        windows[position] = traces[channels, first : first + layout.footprint_samples]
+    return shifted(torch.from_numpy(windows), torch.from_numpy(row - time)[:, None])
+
+
+def _typical(windows: torch.Tensor) -> torch.Tensor:
+    """Interquartile mean over events, robust against spikes of others: (n, M, L) to (M, L)."""
+    trimmed = max(len(windows) // 4, 1) if len(windows) >= 3 else 0
+    if trimmed:
+        windows = windows.sort(dim=0).values[trimmed:-trimmed]
+    return windows.mean(dim=0)
+
+
+def _refine(
+    network: PursuitNetwork,
+    left: np.ndarray,
+    events: Events,
+    labels: RowLabels,
+    layout: Layout,
+    *,
+    free: bool,
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Average each unit's events once all others are taken away."""
+    tolerance = _MATCH_MS * layout.rate_hz / 1000
+
+    def refine_one(unit_index: int) -> tuple[torch.Tensor, float]:
+        own = events.of_unit(unit_index)
+        channels = network.footprint_channels[unit_index].numpy()
+        footprint = network.footprints[unit_index]
+        matched, offset, missed = _match(events.time[own], labels.of_unit(unit_index), tolerance)
+        at_labels = own[matched]
+        parts = [_restored(left, events, at_labels, footprint, channels, layout)]
+        if len(missed):
+            parts.append(_windows(left, missed, channels, layout))
+        examples = torch.cat(parts)
+        mean, count = examples.mean(dim=0), float(len(examples))
+        if free:
+            others = np.setdiff1d(own, at_labels)
+            amplitude = events.amplitude[others]
+            others = others[(amplitude > _TYPICAL[0]) & (amplitude < _TYPICAL[1])]
+            if len(others) > _MAX_EVENTS:
+                others = others[np.linspace(0, len(others) - 1, _MAX_EVENTS).astype(int)]
+            rest = _restored(left, events, others, footprint, channels, layout)
+            if len(rest) >= _MIN_FREE:
+                anchored = count + _ANCHOR
+                mean = (mean * anchored + rest.sum(dim=0)) / (anchored + len(rest))
+                count += len(rest)
+        # The time of a unit is that of its labels, whatever shape its footprint takes.
+        late = float(np.clip(np.median(offset), -2, 2)) if len(offset) else 0.0
+        return (shifted(mean, -late) if abs(late) > _LATE else mean), count
+
+    refined = map_in_threads(refine_one, range(network.num_units))
+    return torch.stack([mean for mean, _ in refined]), np.array([count for _, count in refined])
+
+
+def _restored(
+    left: np.ndarray,
+    events: Events,
+    chosen: np.ndarray,
+    footprint: torch.Tensor,
+    channels: np.ndarray,
+    layout: Layout,
+) -> torch.Tensor:
+    """Events of one unit with all others taken away, at a common phase: (n, M, L)."""
+    start = np.rint(events.time[chosen]) - layout.footprint_before
+    chosen = chosen[(start >= 0) & (start + layout.footprint_samples <= left.shape[1])]
+    amplitude = torch.from_numpy(events.amplitude[chosen])
+    return _windows(left, events.time[chosen], channels, layout) + amplitude[:, None, None] * footprint
+
+
+def _match(
+    time: np.ndarray, wanted: np.ndarray, tolerance: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Events at the labels, how much later the labels are, and the labels without an event."""
+    if len(time) == 0:
+        return np.zeros(0, dtype=np.int64), np.zeros(0), wanted
+    right = np.searchsorted(time, wanted).clip(1, max(len(time) - 1, 1))
+    candidates = np.stack([right - 1, np.minimum(right, len(time) - 1)])  # (2, k)
+    nearest = candidates[np.abs(time[candidates] - wanted).argmin(axis=0), np.arange(len(wanted))]
+    offset = wanted - time[nearest]
+    hit = np.abs(offset) <= tolerance
+    return nearest[hit], offset[hit], wanted[~hit]
+
+
+def temporal_components(waveforms: torch.Tensor, number: int) -> torch.Tensor:
+    """The strongest components of the units' waveforms over time, each unit weighted alike.
+
+    (U, M, T) to (number, T), orthonormal.
+    """
+    norm = waveforms.square().sum(dim=(1, 2)).sqrt().clamp(min=1)  # (U,)
+    lines = (waveforms / norm[:, None, None]).flatten(0, 1)  # (U · M, T)
+    return torch.linalg.svd(lines, full_matrices=False).Vh[:number].contiguous()
+
+
+def denoised(footprints: torch.Tensor, counts: np.ndarray, basis: torch.Tensor) -> torch.Tensor:
+    """Take off what is left of the noise in means over few events.
+
+    What the temporal basis holds of a channel and what it does not are shrunk apart, each by the share that
+    noise of level 1 has in its energy.
+
+    Parameters
+    ----------
+    footprints : float tensor, shape (U, M, L)
+    counts : float array, shape (U,)
+        Events in each mean.
+    basis : float tensor, shape (R, L)
+        Orthonormal.
+
+    Returns
+    -------
+    float tensor, shape (U, M, L)
+    """
+    inside = footprints @ basis.T @ basis
+    outside = footprints - inside
+    level = 1 / torch.from_numpy(np.maximum(counts, 1)).float()[:, None, None]
+    return _shrunk(inside, len(basis) * level) + _shrunk(outside, (basis.shape[1] - len(basis)) * level)
+
+
+def _shrunk(waveforms: torch.Tensor, of_noise: torch.Tensor) -> torch.Tensor:
+    energy = waveforms.square().sum(dim=2, keepdim=True)  # (U, M, 1)
+    return waveforms * (1 - _CAUTION * of_noise / energy.clamp(min=1e-9)).clamp(0, 1)
+
+
+def _build(
+    footprints: torch.Tensor,
+    channels: np.ndarray,
+    counts: np.ndarray,
+    layout: Layout,
+    shared: dict[str, Any],
+    filters: torch.Tensor | None,
+    basis: torch.Tensor | None = None,
+) -> PursuitNetwork:
+    """A network of these footprints: noise taken off, temporal bank and heads derived."""
+    length = layout.footprint_samples
+    ramp = round(_TAPER_MS * layout.rate_hz / 1000)
+    taper = torch.ones(length)
+    taper[:ramp] = torch.linspace(0, 1, ramp)
+    taper[-2 * ramp :] = torch.linspace(1, 0, 2 * ramp)
+    if basis is None:
+        basis = temporal_components(footprints, _BASIS)
+    footprints = denoised(footprints, counts, basis) * taper
+    first = layout.footprint_before - layout.filter_before
+    middle = footprints[:, :, first : first + layout.filter_samples]  # (U, M, Lb)
+    if filters is None:
+        filters = temporal_components(middle, layout.num_filters)
+    seen = middle @ filters.T  # (U, M, F)
+    strongest = seen.square().sum(dim=2).topk(min(layout.num_head_channels, seen.shape[1]), dim=1).indices
+    strongest = strongest.sort(dim=1).values  # (U, H)
+    network = PursuitNetwork(
+        num_units=len(footprints),
+        num_filters=layout.num_filters,
+        filter_samples=layout.filter_samples,
+        filter_before=layout.filter_before,
+        footprint_before=layout.footprint_before,
+        footprint_samples=length,
+        num_footprint_channels=layout.num_footprint_channels,
+        num_head_channels=layout.num_head_channels,
+        **shared,
+    )
+    network.filters.copy_(filters)
+    network.footprint_channels.copy_(torch.from_numpy(channels))
+    network.footprints.copy_(footprints)
+    network.head_channels.copy_(torch.gather(network.footprint_channels, 1, strongest))
+    network.heads.copy_(seen.gather(1, strongest[:, :, None].expand(-1, -1, seen.shape[2])))
+    return network

@@ -1,0 +1,81 @@
+"""How much a spike of one unit adds to the score of another: the edges of the conflict graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from esort.inference import map_in_threads
+from esort.postprocess import ConflictTable
+from esort.pursuit.network import PursuitNetwork
+from esort.pursuit.shifting import shifted
+
+__all__ = ["NUM_PHASES", "conflict_table", "phase_offsets"]
+
+NUM_PHASES = 8
+"""Places between two rows that a footprint is subtracted at."""
+
+AMPLITUDE_LIMITS = (0.7, 1.4)
+"""A spike is that much smaller or larger than the footprint of its unit."""
+
+# Overlaps smaller than this, in units of the noise's energy, change no decision.
+_LEAST_OVERLAP = 0.5
+
+
+def phase_offsets() -> Tensor:
+    """Offsets of the phases from the row, in rows, shape (P,); as the post-processing counts them."""
+    return (torch.arange(NUM_PHASES) + 0.5) / NUM_PHASES - 0.5
+
+
+def conflict_table(network: PursuitNetwork) -> ConflictTable:
+    """Pass each footprint through the network and note which units answer, at which lag, how much.
+
+    Returns
+    -------
+    ConflictTable
+        NumPy arrays, kernels by phase.
+    """
+    pairs, kernels = [], []
+    num_units = network.num_units
+    answers_of = map_in_threads(lambda unit_index: _answers(network, unit_index), range(num_units))
+    for unit_index, answers in enumerate(answers_of):
+        large = np.abs(answers) >= _LEAST_OVERLAP
+        for other in np.flatnonzero(large.any(axis=(1, 2))):
+            lags = np.flatnonzero(large[other].any(axis=0))
+            kernel = np.zeros_like(answers[other])
+            kernel[:, lags[0] : lags[-1] + 1] = answers[other][:, lags[0] : lags[-1] + 1]
+            pairs.append((unit_index, other))
+            kernels.append(kernel)
+    return ConflictTable.from_pairs(
+        num_units,
+        np.array(pairs, dtype=np.int64).reshape(-1, 2),
+        np.array(kernels, dtype=np.float32),
+    )
+
+
+def _answers(network: PursuitNetwork, unit_index: int) -> np.ndarray:
+    """Answers of all units to one footprint at each phase, (U, P, 2 R + 1)."""
+    length = network.footprints.shape[2]
+    filter_samples = network.filters.shape[1]
+    lead = network.footprint_before - network.filter_before
+    reach = max(lead + filter_samples - 1, length - lead - 1)
+    before = reach - lead
+    after = 2 * reach + filter_samples - before - length
+    channels = network.footprint_channels[unit_index].numpy()
+    footprint = torch.nn.functional.pad(network.footprints[unit_index], (before, after))  # (M, T)
+    phases = torch.stack([shifted(footprint, float(offset)) for offset in phase_offsets()], dim=1)
+    features = network.features(phases.flatten(0, 1).numpy())  # (M · P, F, 2 R + 1)
+    num_filters, num_lags = features.shape[1:]
+    features = features.reshape(len(channels), NUM_PHASES, num_filters, num_lags).swapaxes(1, 2)
+    answers = np.zeros((network.num_units, NUM_PHASES, num_lags), dtype=np.float32)
+    for units, rows, weights in network.groups():
+        first, last = rows.start // num_filters, rows.stop // num_filters
+        inside = (channels >= first) & (channels < last)
+        if not inside.any():
+            continue
+        dense = np.zeros((last - first, *features.shape[1:]), dtype=np.float32)  # (c, F, P, 2 R + 1)
+        dense[channels[inside] - first] = features[inside]
+        answered = weights @ torch.from_numpy(dense).view(weights.shape[1], -1)
+        answers[units] = answered.view(len(units), NUM_PHASES, num_lags).numpy()
+    return answers

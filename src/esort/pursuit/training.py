@@ -1,0 +1,180 @@
+"""From a recording and labels to the checkpoint of a pursuit network."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from esort.calibration import Calibration
+from esort.fitted import Fitted, TrainingSettings
+from esort.inference import one_thread_each
+from esort.labels import LabelledSpikes
+from esort.prepared import PreparedRecording, prepare
+from esort.pursuit.bandpass import bandpass_taps, decimate, reduction
+from esort.pursuit.calibration import calibrate_scores
+from esort.pursuit.explain import exclusion_rows
+from esort.pursuit.learning import Layout, RowLabels, learn_units
+from esort.pursuit.whitening import local_whitening, noise_of
+from esort.subject import Subject
+
+__all__ = ["fit_backbone_by_pursuit", "fit_by_pursuit", "layout_of", "whitened_traces"]
+
+logger = logging.getLogger(__name__)
+
+FOOTPRINT_BEFORE_MS, FOOTPRINT_AFTER_MS = 2.7, 4.7
+"""Large units leave energy far from their peak."""
+FILTER_BEFORE_MS, FILTER_AFTER_MS = 1.6, 2.4
+NUM_FOOTPRINT_CHANNELS = 64
+
+_BLOCK_S = 1.0
+
+
+def layout_of(
+    sampling_frequency: float, *, num_filters: int, num_head_channels: int, refractory_ms: float
+) -> Layout:
+    """Sizes in rows at the reduced rate of a recording."""
+    rate_hz = sampling_frequency / reduction(sampling_frequency)
+    rows = lambda ms: round(ms * rate_hz / 1000)  # noqa: E731
+    return Layout(
+        rate_hz=rate_hz,
+        footprint_before=rows(FOOTPRINT_BEFORE_MS),
+        footprint_samples=rows(FOOTPRINT_BEFORE_MS) + rows(FOOTPRINT_AFTER_MS) + 1,
+        filter_before=rows(FILTER_BEFORE_MS),
+        filter_samples=rows(FILTER_BEFORE_MS) + rows(FILTER_AFTER_MS) + 1,
+        num_filters=num_filters,
+        num_footprint_channels=NUM_FOOTPRINT_CHANNELS,
+        num_head_channels=num_head_channels,
+        exclusion_rows=exclusion_rows(rate_hz, refractory_ms),
+    )
+
+
+def whitened_traces(
+    prepared: PreparedRecording, stop_sample: int, contact_positions_um: np.ndarray, path: Path
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Band-pass, decimate and whiten the traces of [0, stop_sample).
+
+    Parameters
+    ----------
+    prepared : PreparedRecording
+        Unfiltered, in µV.
+    stop_sample : int
+    contact_positions_um : float array, shape (C, 2)
+    path : Path
+        Where to keep them.
+
+    Returns
+    -------
+    whitened : float32 memory map, shape (C, T)
+    taps : float32 array, shape (K,)
+    whitening : float32 array, shape (C, C)
+    """
+    rate = prepared.sampling_frequency
+    step = reduction(rate)
+    corners = prepared.preprocessing
+    taps = bandpass_taps(rate, freq_min_hz=corners.freq_min_hz, freq_max_hz=corners.freq_max_hz)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    num_rows = stop_sample // step
+    shape = (prepared.num_channels, num_rows)
+    traces = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    for start, stop in _blocks(num_rows, round(_BLOCK_S * rate / step)):
+        half = len(taps) // 2
+        low, high = start * step - half, (stop - 1) * step + half + 1
+        first, last = max(0, low), min(stop_sample, high)
+        raw = np.pad(prepared.traces(first, last), ((first - low, high - last), (0, 0)), mode="edge")
+        traces[:, start:stop] = decimate(raw, taps, step)
+    noise = noise_of(traces)
+    whitening = local_whitening(traces, noise, contact_positions_um, rate_hz=rate / step)
+    for start, stop in _blocks(num_rows, round(_BLOCK_S * rate / step)):
+        block = torch.from_numpy(traces[:, start:stop].copy())
+        traces[:, start:stop] = (torch.from_numpy(whitening) @ block).numpy()
+    return traces, taps, whitening
+
+
+def _blocks(num_rows: int, length: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, num_rows, length):
+        yield start, min(num_rows, start + length)
+
+
+def fit_by_pursuit(
+    subject: Subject,
+    labels: LabelledSpikes,
+    settings: TrainingSettings,
+    backbone: Path | None,
+    *,
+    scratch: Path,
+) -> tuple[Fitted, Calibration]:
+    """Learn the units of a recording from labelled spikes; see `esort.training.train_units`."""
+    # Cut off in front of the filter: not even its margin reaches into what is sorted and scored later.
+    learnable = subject.recording.frame_slice(start_frame=0, end_frame=labels.stop_sample)
+    preprocessing = replace(settings.preprocessing, inside_network=True)
+    prepared = prepare(learnable, preprocessing, noise_level_uv=np.ones(subject.recording.get_num_channels()))
+    rate = subject.sampling_frequency
+    step = reduction(rate)
+    layout = layout_of(
+        rate,
+        refractory_ms=settings.postprocessing.refractory_ms,
+        **_parameters(settings),
+    )
+    room = step * (layout.footprint_samples + 1)
+    labels = labels.with_room(room, room)
+    if labels.num_units == 0:
+        raise ValueError(
+            f"expected labelled spikes with {room} samples before and after them in "
+            f"[{labels.start_sample}, {labels.stop_sample}), got none"
+        )
+    logger.info(
+        "%d units, %d labelled spikes, %d channels, %.1f s; filtering",
+        labels.num_units,
+        labels.num_spikes,
+        prepared.num_channels,
+        labels.stop_sample / rate,
+    )
+    positions = np.asarray(subject.contact_positions_um, dtype=float)
+    with one_thread_each():
+        traces, taps, whitening = whitened_traces(
+            prepared, labels.stop_sample, positions, scratch / "whitened.npy"
+        )
+    shared = {
+        "num_channels": prepared.num_channels,
+        "step": step,
+        "bandpass_samples": len(taps),
+        "window_samples": len(taps) + step * (layout.filter_samples - 1),
+        "peak_offset_samples": len(taps) // 2 + step * layout.filter_before,
+    }
+    row_labels = RowLabels(
+        time=labels.sample_index / step, unit_index=labels.unit_index, num_units=labels.num_units
+    )
+    with one_thread_each():
+        network, table = learn_units(traces, row_labels, positions, layout, shared)
+    network.bandpass.copy_(torch.from_numpy(taps))
+    network.whitening.copy_(torch.from_numpy(whitening))
+    network.eval()
+    calibration = calibrate_scores(network, table, traces, layout)
+    fitted = Fitted(
+        subject=subject,
+        prepared=prepared,
+        traces=traces,
+        labels=labels,
+        network=network,
+        hyper_parameters=network.hyper_parameters(),
+        settings=settings,
+        metrics={},
+    )
+    return fitted, calibration
+
+
+def fit_backbone_by_pursuit(
+    subject: Subject, labels: LabelledSpikes, settings: TrainingSettings, *, scratch: Path
+) -> Fitted:
+    """Learn what knows no unit; see `esort.training.train_backbone`."""
+    raise NotImplementedError
+
+
+def _parameters(settings: TrainingSettings) -> dict[str, int]:
+    defaults = {"num_filters": 6, "num_head_channels": 14}
+    return defaults | dict(settings.network.parameters or {})
