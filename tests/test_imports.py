@@ -20,7 +20,8 @@ FLOORS = [
         "recordings contacts curation formats phy_tables preprocessing health prepared simulation windows "
         "examples matched card checkpoint footprints events results excerpt symptoms "
         "convrecurrent fairness label_curve label_plan",
-        "datamodule lightning resume learning answers calibration training subject evaluation peers teacher "
+        "datamodule lightning resume learning answers calibration fitted gradient pursuit training subject "
+        "evaluation peers teacher "
         "teaching detector inference sorter outcome report traces onnx_graph export "
         "grid study_table study_figure cost "
         "exports nwb phy backbones bootstrap spikeinterface_sorter "
