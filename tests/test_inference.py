@@ -9,7 +9,8 @@ from spikeinterface.core import NumpyRecording
 
 from esort import inference
 from esort.detector import Detector, Postprocessing, UnitTables
-from esort.inference import available_cores, probability_blocks
+from esort.inference import available_cores, output_blocks
+from esort.network import SpikeNetwork
 from esort.postprocess import join_chunks
 from esort.prepared import PreparedRecording
 from esort.preprocessing import Preprocessing
@@ -27,10 +28,11 @@ def waveforms():
     return np.stack([np.outer(shape, [10, 1]), np.outer(shape, [1, 10])]).astype(np.float32)
 
 
-class Matched(torch.nn.Module):
+class Matched(SpikeNetwork):
     """Sure of a unit where its own waveform lies, and nowhere else."""
 
-    num_channels, num_units, window_samples, peak_offset_samples = 2, 2, WINDOW, PEAK
+    def __init__(self):
+        super().__init__(num_channels=2, num_units=2, window_samples=WINDOW, peak_offset_samples=PEAK)
 
     def forward(self, traces):
         filters = torch.from_numpy(waveforms()).permute(0, 2, 1)  # (U, C, T)
@@ -60,8 +62,8 @@ def detect(recording, start=0, stop=NUM_SAMPLES, **options):
         postprocessing=Postprocessing(smoothing_ms=3.0, refractory_ms=5.0),
     )
     margin = detector.margin_samples
-    blocks = probability_blocks(Matched(), recording, start - margin, stop + margin, **options)
-    found = [detector.push(block.probabilities, block.start_sample) for block in blocks]
+    blocks = output_blocks(Matched(), recording, start - margin, stop + margin, **options)
+    found = [detector.push(block.outputs, block.start_sample) for block in blocks]
     spikes = join_chunks([*found, detector.finish()])
     pairs = zip(spikes.sample_index.tolist(), spikes.unit_index.tolist(), strict=True)
     return [(sample, unit) for sample, unit in pairs if start <= sample < stop]
@@ -97,19 +99,19 @@ def test_every_spike_once_at_its_sample(places, first, second, num_workers):
 
 def test_blocks_lie_on_a_fixed_grid_and_say_what_they_took():
     recording = prepared([(700, 0)])
-    whole = list(probability_blocks(Matched(), recording, 0, NUM_SAMPLES))
+    whole = list(output_blocks(Matched(), recording, 0, NUM_SAMPLES))
     assert [block.start_sample for block in whole] == list(range(0, NUM_SAMPLES, BLOCK))
-    assert sum(len(block.probabilities) for block in whole) == NUM_SAMPLES
+    assert sum(len(block.outputs) for block in whole) == NUM_SAMPLES
     assert all(block.read_filter_s > 0 and block.network_s > 0 for block in whole)
-    (part,) = probability_blocks(Matched(), recording, 700, 701)
+    (part,) = output_blocks(Matched(), recording, 700, 701)
     assert part.start_sample == BLOCK
-    np.testing.assert_array_equal(part.probabilities, whole[1].probabilities)
-    assert list(probability_blocks(Matched(), recording, 700, 700 - BLOCK)) == []
+    np.testing.assert_array_equal(part.outputs, whole[1].outputs)
+    assert list(output_blocks(Matched(), recording, 700, 700 - BLOCK)) == []
 
 
 def test_the_number_of_torch_threads_comes_back():
     before = torch.get_num_threads()
-    blocks = probability_blocks(Matched(), prepared([]), 0, NUM_SAMPLES)
+    blocks = output_blocks(Matched(), prepared([]), 0, NUM_SAMPLES)
     next(blocks)
     blocks.close()
     assert torch.get_num_threads() == before

@@ -12,7 +12,7 @@ from spikeinterface.core import NumpyRecording
 
 from esort import inference
 from esort.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from esort.inference import probability_blocks
+from esort.inference import output_blocks
 from esort.postprocess import join_chunks
 from esort.recordings import RecordingPath
 from esort.sorter import Sorter
@@ -237,7 +237,7 @@ class Counting:
 
 def test_few_blocks_are_under_way_at_once(sorter, subject):
     counting = Counting(sorter.prepare(subject.recording))
-    blocks = probability_blocks(sorter.network, counting, 0, subject.num_samples, num_workers=2)
+    blocks = output_blocks(sorter.network, counting, 0, subject.num_samples, num_workers=2)
     for taken, _ in enumerate(blocks, 1):
         assert counting.count <= taken + 2
     assert counting.count == taken == 20
