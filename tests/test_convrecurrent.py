@@ -36,7 +36,7 @@ def make_network(**changes):
 
 def test_places_fill_the_window():
     network = make_network(steps=2)
-    assert (network.stride, network.margin_samples, network.filters.in_features) == (3, 6, 12)
+    assert (network.place_stride, network.margin_samples, network.filters.in_features) == (3, 6, 12)
     assert network.num_places == 5
 
 
