@@ -1,7 +1,7 @@
 """Filters along time for the CPU: hand-ordered loops over neighbouring memory, threads released.
 
-Outputs are summed tap by tap in one order, so that an output does not depend on where a block begins. A
-convolution library is several times slower at one input channel and few outputs.
+Outputs are summed tap by tap in one order: where a block begins changes an output by no more than a rounding.
+A convolution library is several times slower at one input channel and few outputs.
 """
 
 from __future__ import annotations
