@@ -45,15 +45,20 @@ def solve_kernels(
     nothing = np.zeros((0, 2), dtype=np.int32)
     energies = np.stack([np.asarray(fit.energies), np.asarray(fit.shifts)], 1) if has_amplitudes else nothing
     numbers = (fit.phases, fit.stride, fit.least, fit.most)
-    return _solve(scores, limits, graph, exclusion_samples, max_rounds, energies, numbers)
+    barred = np.zeros(scores.shape, dtype=np.bool_)
+    spikes = solve_window(scores, barred, limits, graph, exclusion_samples, max_rounds, energies, numbers)
+    return spikes[:4]
 
 
 @_compile
-def _solve(scores, limits, graph, exclusion, max_rounds, energies, numbers):  # type: ignore
+def solve_window(scores, barred, limits, graph, exclusion, max_rounds, energies, numbers):  # type: ignore
+    """Rounds on int32 scores (U, N), lowered in place; where `barred`, bool (U, N), no spike is accepted.
+
+    Returns row, unit, score, moved, phase and size (in 64ths) of the accepted spikes, in no useful order.
+    """
     num_units, num_rows = scores.shape
     num_blocks = (num_rows + BLOCK_ROWS - 1) // BLOCK_ROWS
     neighbours, exclusive, kernel_out, values, starts, first_lags, lengths, reach, window = graph
-    barred = np.zeros((num_units, num_rows), dtype=np.bool_)
     counts = np.zeros((num_units, num_blocks), dtype=np.uint8)  # nodes of a block
     offsets = np.empty((num_units, num_blocks, MOST_NODES), dtype=np.uint8)  # rows from its first
     peaks = np.full((num_blocks, num_units), BEYOND, dtype=np.int32)  # highest score of its nodes
@@ -106,11 +111,12 @@ def _solve(scores, limits, graph, exclusion, max_rounds, energies, numbers):  # 
                     begin, first = starts[pair] + phase * lengths[pair], row + first_lags[pair]
                     span = (max(first, 0), min(first + lengths[pair], num_rows), begin - first)
                     _lower(scores, other, values, span, np.int32(size), limits[other], counts, dirty)
-    columns = np.empty((3, len(spikes)), dtype=np.int64)
+    columns = np.empty((5, len(spikes)), dtype=np.int64)
     heights = np.empty(len(spikes), dtype=np.int32)
     for spike in range(len(spikes)):
-        columns[0, spike], columns[1, spike], heights[spike], columns[2, spike], _, _ = spikes[spike]
-    return columns[0], columns[1], heights, columns[2]
+        columns[0, spike], columns[1, spike], heights[spike] = spikes[spike][:3]
+        columns[2, spike], columns[3, spike], columns[4, spike] = spikes[spike][3:]
+    return columns[0], columns[1], heights, columns[2], columns[3], columns[4]
 
 
 @_compile

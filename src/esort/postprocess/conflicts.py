@@ -130,7 +130,7 @@ def solve_conflicts(
     checks.check_amplitude_limits(amplitude_limits)
     checks.check_table(table, scores)
     most = None if energies is None else amplitude_steps(amplitude_limits)[1] / AMPLITUDE_STEPS
-    scale = _energy_scale(table, exclusion_samples, largest_score, most)
+    scale = energy_scale(table, exclusion_samples, largest_score, most)
     if scores.shape[0] == 0 or scores.shape[1] == 0:
         return empty_spikes(scores)
     limits = xp.round(xp.clip(limits, 1.0 / scale, MOST_SCORE / scale) * scale)
@@ -161,12 +161,13 @@ def conflict_margin_samples(table: ConflictTable | None, *, exclusion_samples: i
     return (2 * reach + 1) * max_rounds - reach
 
 
-def _energy_scale(
+def energy_scale(
     table: ConflictTable | None,
     exclusion_samples: int,
     largest_score: float | None,
     most_amplitude: float | None,
 ) -> float:
+    """Steps of the fixed point to a score of 1; see `solve_conflicts`."""
     lowering = 0.0 if table is None else table.lowering_bound(exclusion_samples) * (most_amplitude or 1.0)
     largest_kernel = 0.0 if table is None else table.max_kernel
     if largest_score is None:

@@ -130,23 +130,9 @@ def solve_fixed_compiled(
     """Solve int32 scores (U, N) of NumPy; the spikes are of the library of ``like``."""
     import numpy as np
 
-    from . import compiled_graph, compiled_kernels
+    from . import compiled_kernels
 
-    if table is None:
-        graph = compiled_graph.make_graph(num_units=fixed.shape[0])
-    else:
-        graph = table.keep(
-            ("graph", scale),
-            lambda: compiled_graph.make_graph(
-                num_units=table.num_units,
-                phases=table.phases,
-                kernels=None if table.kernels is None else np.asarray(table.quantise(scale)),
-                kernel_out=np.asarray(table.kernel_out),
-                reach=table.reach_samples,
-                exclusive_samples=table.exclusive_samples,
-                **_edges(table),
-            ),
-        )
+    graph = graph_of(table, scale, fixed.shape[0])
     row, unit, score, moved = compiled_kernels.solve_kernels(
         fixed, np.asarray(limits), graph, exclusion_samples=exclusion_samples, max_rounds=max_rounds, fit=fit
     )
@@ -154,6 +140,28 @@ def solve_fixed_compiled(
     keep = keep[np.argsort(row[keep], kind="stable")]  # the order of what falls on one sample and unit
     sample = fit.stride * row[keep] + moved[keep]
     return _collect(like, sample, unit[keep], score[keep], 1.0 / scale, first_sample)
+
+
+def graph_of(table: ConflictTable | None, scale: float, num_units: int) -> Any:
+    """A table as the compiled engine reads it, made once for each scale."""
+    import numpy as np
+
+    from . import compiled_graph
+
+    if table is None:
+        return compiled_graph.make_graph(num_units=num_units)
+    return table.keep(
+        ("graph", scale),
+        lambda: compiled_graph.make_graph(
+            num_units=table.num_units,
+            phases=table.phases,
+            kernels=None if table.kernels is None else np.asarray(table.quantise(scale)),
+            kernel_out=np.asarray(table.kernel_out),
+            reach=table.reach_samples,
+            exclusive_samples=table.exclusive_samples,
+            **_edges(table),
+        ),
+    )
 
 
 def _contiguous(values: Array) -> Any:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from esort.network import SpikeNetwork
 from esort.pursuit.bandpass import decimate
 from esort.pursuit.compiled import fir_bank
+from esort.pursuit.mixing import SparseRows
 
 __all__ = ["PursuitNetwork"]
 
@@ -87,6 +88,7 @@ class PursuitNetwork(SpikeNetwork):
         self.register_buffer("head_channels", torch.zeros(self.num_units, heads, dtype=torch.int64))
         self.register_buffer("heads", torch.zeros(self.num_units, heads, num_filters))
         self._groups: list[tuple[np.ndarray, slice, Tensor]] | None = None
+        self._sparse: dict[str, SparseRows] = {}
 
     @property
     def stride(self) -> int:
@@ -131,15 +133,12 @@ class PursuitNetwork(SpikeNetwork):
             filtered = functional.conv1d(one.T[:, None], self.bandpass[None, None], stride=self.step)
             whitened = self.whitening @ filtered[:, 0]  # (C, T')
             features = functional.conv1d(whitened[:, None], self.filters[:, None])  # (C, F, T')
-            dense = self.heads.new_zeros(self.num_units, self.num_channels, len(self.filters))
-            index = self.head_channels[:, :, None].expand_as(self.heads)
-            dense.scatter_(1, index, self.heads)
-            energy = torch.einsum("ucf,cft->tu", dense, features)
+            energy = torch.einsum("ucf,cft->tu", self._dense_heads(), features)
             scores.append(energy - self.energies / 2)
         return torch.stack(scores)
 
     def outputs(self, traces: Tensor) -> np.ndarray:
-        """See `SpikeNetwork.outputs`: scores."""
+        """See `SpikeNetwork.outputs`: scores, to the bit the same wherever the traces begin."""
         if traces.device.type != "cpu":
             return self(traces[None])[0].cpu().numpy()
         return self.scores(self.whitened(traces.numpy())).T
@@ -147,7 +146,9 @@ class PursuitNetwork(SpikeNetwork):
     def whitened(self, traces: np.ndarray) -> np.ndarray:
         """Band-pass, decimate and whiten: (N, C) in µV to float32 (C, T)."""
         filtered = decimate(traces, self.bandpass.numpy(), self.step)
-        return (self.whitening @ torch.from_numpy(filtered)).numpy()
+        if "whitening" not in self._sparse:
+            self._sparse["whitening"] = SparseRows(self.whitening.numpy())
+        return self._sparse["whitening"] @ filtered
 
     def features(self, whitened: np.ndarray) -> np.ndarray:
         """Filter each channel with the temporal bank: (C, T) to float32 (C, F, T - Lb + 1)."""
@@ -161,12 +162,19 @@ class PursuitNetwork(SpikeNetwork):
         half = self.energies.numpy()[:, None] / 2
         for start in range(0, scores.shape[1], _ROWS_AT_ONCE):
             stop = min(start + _ROWS_AT_ONCE, scores.shape[1])
-            part = self.features(whitened[:, start : stop + length - 1])
-            features = torch.from_numpy(part).flatten(0, 1)  # (C · F, n)
-            for units, rows, weights in self.groups():
-                scores[units, start:stop] = (weights @ features[rows]).numpy()
+            features = self.features(whitened[:, start : stop + length - 1])
+            scores[:, start:stop] = self._sparse_heads() @ features.reshape(-1, stop - start)  # (C · F, n)
         scores -= half
         return scores
+
+    def _dense_heads(self) -> Tensor:
+        dense = self.heads.new_zeros(self.num_units, self.num_channels, self.heads.shape[2])
+        return dense.scatter_(1, self.head_channels[:, :, None].expand_as(self.heads), self.heads)
+
+    def _sparse_heads(self) -> SparseRows:
+        if "heads" not in self._sparse:
+            self._sparse["heads"] = SparseRows(self._dense_heads().flatten(1).numpy())
+        return self._sparse["heads"]
 
     def groups(self) -> list[tuple[np.ndarray, slice, Tensor]]:
         """Units that lie together, the rows of the features that they need, and their weights on these."""
@@ -190,7 +198,7 @@ class PursuitNetwork(SpikeNetwork):
         """See `SpikeNetwork.of_units`."""
         copy = deepcopy(self)
         copy.num_units = len(unit_index)
-        copy._groups = None
+        copy._groups, copy._sparse = None, {}
         for name in ("footprint_channels", "footprints", "head_channels", "heads"):
             copy.register_buffer(name, getattr(self, name)[torch.as_tensor(unit_index)].clone())
         return copy
