@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from pursuit_data import add_spike, make_network, planted
+from pursuit_data import add_spike, footprints, make_network, planted
 
 from esort.pursuit.explain import Events, exclusion_rows, explain, residual
 from esort.pursuit.overlaps import AMPLITUDE_LIMITS, NUM_PHASES, conflict_table
@@ -145,6 +145,20 @@ def test_spikes_at_the_ends(network, table, time):
     events = find(network, table, traces, least_amplitude=0.52)
     assert events.unit_index.tolist() == [3]
     assert abs(events.time[0] - time) < 1.5
+
+
+def test_units_of_which_nothing_is_left(long):
+    """They find nothing, and are in nobody's way."""
+    waveforms = footprints()
+    waveforms[2] = 0
+    for silent in (waveforms, np.zeros_like(waveforms)):
+        network = make_network(silent)
+        traces = long[0][:, :3000]
+        thresholds = np.maximum(0.15 * network.energies.numpy(), 7)
+        events = explain(network, conflict_table(network), traces, thresholds, exclusion_rows=EXCLUSION)
+        assert np.isfinite(events.amplitude).all()
+        found = set(events.unit_index.tolist())
+        assert found == ({0, 1, 3} if silent is waveforms else set())
 
 
 def test_traces_shorter_than_a_spike(network, table):

@@ -94,3 +94,15 @@ def test_the_table_does_not_depend_on_the_order_of_units():
             if one is not None:
                 # Temporal banks of the same footprints span the same space.
                 np.testing.assert_allclose(one, other, atol=0.01)
+
+
+def test_units_of_which_nothing_is_left():
+    """Silent ones touch nobody, not even themselves."""
+    waveforms = footprints(3)
+    waveforms[1] = 0
+    table = conflict_table(make_network(waveforms))
+    assert all(kernel_of(table, 1, unit_index) is None for unit_index in range(3))
+    assert kernel_of(table, 0, 0) is not None
+    nobody = conflict_table(make_network(np.zeros_like(waveforms)))
+    assert nobody.num_units == 3
+    assert len(nobody.kernels) == 0

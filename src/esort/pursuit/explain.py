@@ -23,6 +23,8 @@ MAX_ROUNDS = 12
 # Fractions of a row that the time of an event is told in.
 _FINE = 64
 _CHUNK_ROWS = 16000
+# Of units of which nothing is left once the noise is taken off: they find nothing, but there they are.
+_LEAST_ENERGY = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,7 +72,7 @@ def solve(
         scores,
         table,
         thresholds=thresholds.tolist(),
-        energies=energies.tolist(),
+        energies=np.maximum(energies, _LEAST_ENERGY).tolist(),
         amplitude_limits=AMPLITUDE_LIMITS,
         exclusion_samples=exclusion_rows,
         max_rounds=MAX_ROUNDS,

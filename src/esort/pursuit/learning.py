@@ -75,9 +75,9 @@ def score_thresholds(energies: np.ndarray) -> np.ndarray:
     A spike must be likelier than noise given how rare spikes are, stand out from the noise, and be no small
     part of the footprint. (U,) to (U,).
     """
-    norm = np.sqrt(energies)
-    amplitude = np.maximum(np.maximum(0.6, 0.5 + 7.3 / energies), 4.3 / norm)
-    thresholds: np.ndarray = (amplitude - 0.5) * energies
+    # The score of an amplitude a is (a - 1/2) times the energy, which may be 0.
+    standing_out = 4.3 * np.sqrt(energies) - 0.5 * energies
+    thresholds: np.ndarray = np.maximum(np.maximum(7.3, standing_out), 0.1 * energies)
     return thresholds
 
 
@@ -309,7 +309,7 @@ def _build(
     strongest = strongest.sort(dim=1).values  # (U, H)
     network = PursuitNetwork(
         num_units=len(footprints),
-        num_filters=layout.num_filters,
+        num_filters=len(filters),
         filter_samples=layout.filter_samples,
         filter_before=layout.filter_before,
         footprint_before=layout.footprint_before,

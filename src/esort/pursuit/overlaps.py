@@ -36,7 +36,8 @@ def conflict_table(network: PursuitNetwork) -> ConflictTable:
     ConflictTable
         NumPy arrays, kernels by phase.
     """
-    pairs, kernels = [], []
+    pairs: list[tuple[int, int]] = []
+    kernels: list[np.ndarray] = []
     num_units = network.num_units
     answers_of = map_in_threads(lambda unit_index: _answers(network, unit_index), range(num_units))
     for unit_index, answers in enumerate(answers_of):
@@ -45,12 +46,12 @@ def conflict_table(network: PursuitNetwork) -> ConflictTable:
             lags = np.flatnonzero(large[other].any(axis=0))
             kernel = np.zeros_like(answers[other])
             kernel[:, lags[0] : lags[-1] + 1] = answers[other][:, lags[0] : lags[-1] + 1]
-            pairs.append((unit_index, other))
+            pairs.append((unit_index, int(other)))
             kernels.append(kernel)
     return ConflictTable.from_pairs(
         num_units,
         np.array(pairs, dtype=np.int64).reshape(-1, 2),
-        np.array(kernels, dtype=np.float32),
+        np.stack(kernels) if kernels else np.zeros((0, NUM_PHASES, 1), dtype=np.float32),
     )
 
 
