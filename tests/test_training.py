@@ -256,6 +256,7 @@ def test_the_digest_changes_with_every_setting():
     }
     network = {"window_ms": 2.0, "peak_ms": 0.8, "parameters": {"hidden_features": 17}}
     filters = {"freq_min_hz": 250, "freq_max_hz": 5000, "common_reference": "median", "filter_order": 3}
+    filters["inside_network"] = True
     assert set(learning) | {"examples"} == set(LearningSpec.__dataclass_fields__)
     assert set(examples) == set(ExampleSpec.__dataclass_fields__)
     assert set(network) | {"name"} == set(NetworkSpec.__dataclass_fields__)
