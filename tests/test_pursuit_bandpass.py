@@ -76,13 +76,22 @@ def test_decimation_is_convolution(rate_hz, dtype):
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 4), st.integers(0, 300), st.integers(0, 400), st.integers(0, 3))
 def test_a_stretch_of_the_filtered_is_that_of_the_whole(step, offset, rows, extra):
-    """To rounding, wherever it begins and however many samples are left over."""
+    """To the bit, wherever it begins and however many samples are left over."""
     taps = bandpass_taps(20_000.0, freq_min_hz=500, freq_max_hz=5000)
     traces = np.random.default_rng(step).standard_normal((4 * 701 + len(taps), 2)).astype(np.float32)
     whole = decimate(traces, taps, step)
     part = traces[step * offset : step * (offset + rows) + len(taps) + extra % step]
-    found = decimate(part, taps, step)
-    np.testing.assert_allclose(found, whole[:, offset : offset + rows + 1], atol=2e-6)
+    np.testing.assert_array_equal(decimate(part, taps, step), whole[:, offset : offset + rows + 1])
+
+
+@pytest.mark.parametrize("num_samples", range(1500, 1512))
+@pytest.mark.parametrize("step", [3, 6])
+def test_samples_that_are_left_over(num_samples, step):
+    """They are read by no row, and written into none."""
+    taps = bandpass_taps(96_000.0 / 6 * step, freq_min_hz=500, freq_max_hz=5000)
+    traces = np.random.default_rng(0).standard_normal((num_samples, 2)).astype(np.float32)
+    wanted = np.stack([np.convolve(line, taps, mode="valid")[::step] for line in traces.T])
+    np.testing.assert_allclose(decimate(traces, taps, step), wanted, atol=1e-4)
 
 
 def test_non_contiguous_traces():

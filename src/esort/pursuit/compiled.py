@@ -1,7 +1,7 @@
 """Filters along time for the CPU: hand-ordered loops over neighbouring memory, threads released.
 
-Outputs are summed tap by tap in one order: where a block begins changes an output by no more than a rounding.
-A convolution library is several times slower at one input channel and few outputs.
+Outputs are summed tap by tap in one order, so that an output does not depend on where a block begins. A
+convolution library is several times slower at one input channel and few outputs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def polyphase(traces: np.ndarray, step: int, num_rows: int) -> np.ndarray:
         int16, float32 or any other type of numbers.
     step : int
     num_rows : int
-        At least N / step; what lies beyond the traces is 0.
+        What lies beyond the traces is 0; traces beyond the last row are left out.
 
     Returns
     -------
@@ -42,7 +42,8 @@ def polyphase(traces: np.ndarray, step: int, num_rows: int) -> np.ndarray:
 
 @_compile
 def _split(traces, step, result):  # type: ignore
-    num_samples, num_channels = traces.shape
+    num_channels = traces.shape[1]
+    num_samples = min(traces.shape[0], step * result.shape[2])
     for start in range(0, num_samples, 64 * step):
         stop = min(start + 64 * step, num_samples)
         for channel in range(num_channels):
