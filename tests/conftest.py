@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from entries import SMALL, Ended, run_process
+from entries import SMALL, SMALL_TARGET, Ended, run, run_process
 
 
 @dataclass(frozen=True)
@@ -43,3 +43,21 @@ def trained(tmp_path_factory):
     ended = run_process("train.py", *SMALL, f"cache={cache}", f"hydra.run.dir={folder}")
     assert ended.code == 0, ended.out + ended.err
     return Trained(ended, folder, cache)
+
+
+@pytest.fixture(scope="session")
+def trained_pursuit(trained, tmp_path_factory):
+    """The same recording, learned by the pursuit."""
+    folder = tmp_path_factory.mktemp("runs") / "pursuit"
+    ended = run(
+        "train.py",
+        *SMALL_TARGET,
+        "model=pursuit",
+        "training=scratch",
+        "label_budget=per_unit",
+        "labels=20",
+        f"cache={trained.cache}",
+        f"hydra.run.dir={folder}",
+    )
+    assert ended.code == 0, ended.out + ended.err
+    return Trained(ended, folder, trained.cache)

@@ -102,6 +102,10 @@ class ScoreDetector:
         """Return the spikes of the last samples: nothing follows them."""
         return no_spikes() if self._solver is None else self._believed(self._solver.finish())
 
+    def reset(self) -> None:
+        """Forget the past: the next scores may start anywhere."""
+        self._solver = None
+
     def _believed(self, spikes: Spikes) -> Spikes:
         """Turn scores into probabilities, and leave out what is not probable enough."""
         excess = 1 - self._thresholds[spikes.unit_index] / np.maximum(spikes.probability, 1e-9)
