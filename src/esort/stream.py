@@ -165,14 +165,12 @@ class StreamingSorter:
         """How long a spike takes to become certain, computing time apart."""
         network, to_ms = self.sorter.network, 1000 / self.sampling_frequency
         after = network.window_samples - network.peak_offset_samples - 1
-        filtered, block = self._filter_margin, 0
-        if isinstance(network, PursuitNetwork):
-            filtered = len(network.bandpass) // 2
+        filtered, block = self._filter_margin, self._grid
+        decision = self._detector.margin_samples
+        if isinstance(network, PursuitNetwork) and isinstance(self._detector, ScoreDetector):
+            filtered, block = len(network.bandpass) // 2, 0
             after -= filtered
             decision = self._detector.latency_samples + network.stride
-        else:
-            block = self._grid
-            decision = self._detector.margin_samples
         return Latency(
             filter_ms=filtered * to_ms,
             window_ms=after * to_ms,
