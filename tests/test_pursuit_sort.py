@@ -153,6 +153,16 @@ def test_probabilities_are_believable(whole):
     assert np.median(probability) > 0.9
 
 
+def test_outputs_of_a_stretch(sorter, subject):
+    """A row for every second sample, wherever the stretch begins."""
+    prepared = sorter.prepare(subject.recording)
+    whole = sorter.outputs(prepared, 0, 50_000)
+    assert whole.shape == (25_000, 4)
+    for start, stop in ((0, 2), (15_999, 16_001), (16_001, 40_000), (40_000, 40_003)):
+        part = sorter.outputs(prepared, start, stop)
+        np.testing.assert_array_equal(part, whole[(start + 1) // 2 : (stop + 1) // 2])
+
+
 @pytest.mark.parametrize("num_workers", [2, None])
 def test_the_same_for_any_number_of_workers(sorter, subject, whole, num_workers):
     assert_same(sorter.sort(subject.recording, num_workers=num_workers).spikes, whole.spikes)
@@ -280,6 +290,17 @@ def test_one_unit_on_one_channel(tmp_path):
     path = fit_units(one, tmp_path, one.labels(per_unit=5))
     spikes = Sorter.load(path).sort(make_subject(one).recording).spikes
     assert abs(len(spikes) - len(one.sample_index)) <= 0.1 * len(one.sample_index)
+
+
+@pytest.mark.parametrize("rate", [15_000.0, 24_414.0625, 48_000.0])
+def test_other_rates(rate, tmp_path):
+    toy = make_toy(num_units=3, seconds=4.0, rate=rate, noise=2.0)
+    path = fit_units(toy, tmp_path, toy.labels(per_unit=10))
+    assert load_card(path).network_parameters["step"] == {15_000: 1, 24_414.0625: 2, 48_000: 3}[rate]
+    subject = make_subject(toy)
+    sorting = Sorter.load(path).sort(subject.recording).sorting()
+    scores = score(subject.ground_truth, sorting, start_sample=0, stop_sample=subject.num_samples)
+    assert scores.pooled_accuracy > 0.9
 
 
 def test_constant_traces(toy, labels, tmp_path):

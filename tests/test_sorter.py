@@ -96,7 +96,7 @@ def test_a_stretch_that_begins_at_a_spike(sorter, subject, whole):
 
 def test_blocks_join_to_what_one_pass_finds(sorter, subject, whole):
     """Joining loses and doubles nothing: the oracle sees all probabilities at once."""
-    probabilities = sorter.probabilities(sorter.prepare(subject.recording), 0, subject.num_samples)
+    probabilities = sorter.outputs(sorter.prepare(subject.recording), 0, subject.num_samples)
     assert probabilities.shape == (subject.num_samples, len(sorter.card.unit_ids))
     detector = sorter.detector()
     at_once = join_chunks([detector.push(probabilities, 0), detector.finish()])

@@ -232,12 +232,20 @@ class Sorter:
         result.seconds["total"] = perf_counter() - begin
         return result
 
-    def probabilities(self, prepared: PreparedRecording, start_sample: int, stop_sample: int) -> np.ndarray:
-        """Return what the network says of a short stretch: float32, (stop_sample - start_sample, U)."""
+    def outputs(self, prepared: PreparedRecording, start_sample: int, stop_sample: int) -> np.ndarray:
+        """Return what the network says of a short stretch.
+
+        Returns
+        -------
+        float32 array, shape (rows, U)
+            Probabilities or scores, see `SpikeNetwork.outputs`; a row for each multiple of the network's
+            stride in [start_sample, stop_sample).
+        """
+        stride = self.network.stride
         blocks = list(output_blocks(self.network, prepared, start_sample, stop_sample, num_workers=1))
-        joined = np.concatenate([block.outputs for block in blocks])  # (N, U)
-        first = blocks[0].start_sample
-        return joined[start_sample - first : stop_sample - first]
+        joined = np.concatenate([block.outputs for block in blocks])  # (N / stride, U)
+        first = blocks[0].start_sample // stride
+        return joined[-(-start_sample // stride) - first : -(-stop_sample // stride) - first]
 
     def detector(self, thresholds: float | Iterable[float] | None = None) -> Detector | ScoreDetector:
         """Return a post-processing for this sorter's outputs.
