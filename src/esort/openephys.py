@@ -213,7 +213,7 @@ class OpenEphysReceiver:
     def _receive(self) -> None:
         import zmq
 
-        socket = zmq.Context.instance().socket(zmq.SUB)
+        socket: Any = zmq.Context.instance().socket(zmq.SUB)
         socket.setsockopt(zmq.RCVHWM, 0)  # what waits is counted and bounded here, in blocks
         socket.setsockopt(zmq.SUBSCRIBE, b"")
         socket.connect(self._addresses[0])
@@ -242,7 +242,7 @@ class OpenEphysReceiver:
         beat = {"application": "esort", "uuid": str(uuid.uuid4()), "type": "heartbeat"}
         while not self._stop.is_set():
             # A new socket each time: one that got no answer may not ask again.
-            socket = zmq.Context.instance().socket(zmq.REQ)
+            socket: Any = zmq.Context.instance().socket(zmq.REQ)
             socket.connect(self._addresses[1])
             socket.send_json(beat)
             if socket.poll(_POLL_MS):

@@ -1,0 +1,93 @@
+"""Delay of streaming beyond the algorithmic latency: 10 ms blocks of 128 channels, played in real time.
+
+    python benchmarks/latency.py                     # half a minute, after a training of a minute
+    python benchmarks/latency.py seconds=10 block_ms=5 paced=false
+
+A block is due when its last sample has been recorded; its delay is the time from then until `push` has
+returned the spikes that it made certain. So the 99th percentile over blocks is what a closed loop waits for
+longer than it must. A checkpoint is learned from the simulated recording first, and found again later.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from speed import ROOT, learn
+
+from esort.files import write_json
+from esort.simulation import Simulation
+from esort.stream import StreamingSorter
+
+DEFAULTS = {
+    "probe": "neuropixels128",
+    "seconds": "30",
+    "block_ms": "10",
+    "paced": "true",  # false: block after block, as fast as they are sorted
+    "folder": "data/cache/benchmark",
+    "output": "benchmarks/results/latency.json",
+}
+
+
+def play(stream, recording, *, seconds, block_ms, paced):
+    """Push block after block; return the delay of each in ms, and the number of spikes."""
+    rate = recording.sampling_frequency
+    length = round(block_ms * rate / 1000)
+    num_samples = min(round(seconds * rate), recording.get_num_samples())
+    traces = recording.get_traces(end_frame=num_samples)
+    for start in range(0, min(round(rate), num_samples), length):  # loads what is compiled
+        stream.push(traces[start : start + length])
+    stream.finish()
+    gc.collect()
+    delays_ms, num_spikes, begin = [], 0, time.perf_counter()
+    for start in range(0, num_samples, length):
+        block = traces[start : start + length].copy()  # as it comes from a socket
+        due = time.perf_counter()
+        if paced:
+            due = begin + (start + len(block)) / rate
+            time.sleep(max(0.0, due - time.perf_counter()))
+        num_spikes += len(stream.push(block))
+        delays_ms.append((time.perf_counter() - due) * 1000)
+    return np.array(delays_ms), num_spikes + len(stream.finish())
+
+
+def main(arguments):
+    options = DEFAULTS | dict(argument.split("=", 1) for argument in arguments)
+    if set(options) != set(DEFAULTS):
+        sys.exit(f"expected {', '.join(DEFAULTS)}, got {arguments}")
+    run_folder = learn(options["probe"], ROOT / options["folder"])
+    facts = json.loads((run_folder / "run.json").read_text())
+    recording = Simulation.load(ROOT / facts["recording"]).recording
+    stream = StreamingSorter.like(run_folder / "model.safetensors", recording)
+    block_ms = float(options["block_ms"])
+    delays_ms, num_spikes = play(
+        stream,
+        recording,
+        seconds=float(options["seconds"]),
+        block_ms=block_ms,
+        paced=options["paced"] == "true",
+    )
+    p50, p99, longest = np.percentile(delays_ms, [50, 99, 100])
+    print(stream.latency)
+    print(
+        f"{recording.get_num_channels()} channels, blocks of {block_ms:g} ms, {len(delays_ms)} blocks, "
+        f"{num_spikes} spikes: beyond that p50 {p50:.2f} ms, p99 {p99:.2f} ms, max {longest:.2f} ms"
+    )
+    content = {
+        "command": "python benchmarks/latency.py " + " ".join(f"{key}={options[key]}" for key in DEFAULTS),
+        "cores": os.cpu_count(),
+        "num_units": facts["num_units"],
+        "num_spikes": num_spikes,
+        "algorithmic_ms": stream.latency.total_ms,
+        "delay_ms": {"p50": p50, "p99": p99, "max": longest, "mean": float(delays_ms.mean())},
+    }
+    write_json(ROOT / Path(options["output"]), content)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
