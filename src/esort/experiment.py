@@ -97,6 +97,7 @@ def sort(config: DictConfig) -> float | None:
             thresholds=thresholds,
             num_workers=num_workers,
             overwrite=bool(config.overwrite),
+            resume=bool(config.resume),
             exports=exports,
             session=session,
             report=bool(config.report),

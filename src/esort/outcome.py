@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from esort.checkpoint import package_versions
+from esort.chunks import CHUNK_S, ChunkFolder, open_saved, save_sorting, sort_in_chunks
 from esort.evaluation import Scores, score
 from esort.events import true_spikes
 from esort.exports import Exportable, check_exports, remove_exports, write_exports
@@ -25,7 +26,7 @@ from esort.inference import BLOCK_S, available_cores
 from esort.nwb import Session
 from esort.page import REPORT, try_page
 from esort.report import plot_accuracy, plot_probe, plot_reliability
-from esort.results import RUN, SCORES, SORTING, check_output, set_aside
+from esort.results import CHUNKS, RUN, SCORES, SORTING, check_output, set_aside
 from esort.sorter import Sorter, SortResult
 from esort.subject import Subject
 from esort.traces import plot_traces
@@ -42,6 +43,8 @@ _PICTURE_S = 0.04
 _PROGRESS = "{desc}: {percentage:3.0f}% |{bar}| {n:.0f} of {total:.0f} s of recording, {remaining} left"
 # Mean waveforms for the pictures are taken from this much of the recording.
 _FOOTPRINT_S = 20.0
+# The stretch that is drawn is looked for among so many spikes.
+_SPIKES_LOOKED_AT = 1_000_000
 
 
 @dataclass(kw_only=True, eq=False)
@@ -89,6 +92,7 @@ def sort_subject(
     thresholds: float | None = None,
     num_workers: int | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     facts: dict[str, Any] | None = None,
     exports: Iterable[str] = (),
     session: Session | None = None,
@@ -110,6 +114,8 @@ def sort_subject(
         Threads; None: one per core.
     overwrite : bool
         Whether a sorting that lies in the folder may be replaced.
+    resume : bool
+        Whether to go on with the chunks that an interrupted sorting left in the folder.
     facts : dict, optional
         More for ``run.json``.
     exports : sequence of str
@@ -134,13 +140,28 @@ def sort_subject(
     if not overwrite and (folder / SORTING).exists():
         check_output(folder, overwrite=False)
     sorter = Sorter.load(checkpoint)
-    result = sorter.sort(
+    digest = sha256_of_file(checkpoint)
+    chunks = ChunkFolder(
+        folder / CHUNKS,
+        {
+            "checkpoint": digest,
+            "recording": subject.fingerprint,
+            "stretch": [start_sample, stop_sample],
+            "thresholds": thresholds,
+            "chunk_s": CHUNK_S,
+            "versions": package_versions(),
+        },
+    )
+    result = sort_in_chunks(
+        sorter,
         subject.recording,
+        chunks,
         start_sample=start_sample,
         stop_sample=stop_sample,
         thresholds=thresholds,
         num_workers=num_workers,
         progress=_progress_bar,
+        resume=resume,
     )
     sorting = _write_sorting(result, folder / SORTING)
     for name in (SCORES, REPORT, *_PICTURES):
@@ -151,7 +172,7 @@ def sort_subject(
         "recording": subject.source,
         "recording_fingerprint": subject.fingerprint,
         "checkpoint": str(checkpoint.resolve()),
-        "checkpoint_sha256": sha256_of_file(checkpoint),
+        "checkpoint_sha256": digest,
         "start_sample": start_sample,
         "stop_sample": stop_sample,
         **_describe(result, subject),
@@ -175,6 +196,7 @@ def sort_subject(
             session=session or Session(),
         )
         write_exports(exports, content, folder)
+    chunks.clear()  # only now: all that they hold is written
     return Outcome(folder=folder, run=run, sorting=sorting, scores=scores, pictures=pictures)
 
 
@@ -196,14 +218,11 @@ def _describe(result: SortResult, subject: Subject) -> dict[str, Any]:
 
 def _write_sorting(result: SortResult, path: Path) -> BaseSorting:
     """Save as SpikeInterface's folder, whole or not at all, with each spike's probability beside it."""
-    import spikeinterface
-
     with set_aside(path), new_folder_atomically(path) as partial, warnings.catch_warnings():
         # The spikes come from a network, not from a file: there is no provenance to save.
         warnings.filterwarnings("ignore", message="The extractor is not serializable")
-        result.sorting().save(folder=partial, overwrite=True)
-        np.save(partial / "probability.npy", result.spikes.probability)
-    return spikeinterface.load(path)
+        save_sorting(result, partial)
+    return open_saved(path)
 
 
 def _score(
@@ -271,7 +290,7 @@ def _draw_reliability(result: SortResult, subject: Subject, scores: Scores, path
 
 def _busy_sample(result: SortResult, start_sample: int) -> int:
     """Start of a stretch for the picture of the traces: the one that shows most spikes."""
-    samples = result.spikes.sample_index
+    samples = result.spikes.sample_index[:_SPIKES_LOOKED_AT]
     length = int(_PICTURE_S * result.sampling_frequency)
     counts = np.searchsorted(samples, samples + length) - np.arange(samples.size)
     # A little before the first of these spikes, so that it is seen whole.

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["AGREEMENT", "MODEL", "RUN", "SCORES", "SORTING", "check_output", "set_aside"]
+__all__ = ["AGREEMENT", "CHUNKS", "MODEL", "RUN", "SCORES", "SORTING", "check_output", "set_aside"]
 
 SORTING, MODEL, RUN, SCORES = "sorting", "model.safetensors", "run.json", "scores.json"
+CHUNKS = "chunks"  # of a sorting that is not finished
 AGREEMENT = "agreement.json"  # of each pair of units, with a teacher
 
 

@@ -40,7 +40,7 @@ class FolderGuard(Callback):
         # Hydra turns a callback's errors into warnings; only leaving stops it.
         try:
             resume, overwrite = bool(config.get("resume")), bool(config.get("overwrite"))
-            how = "resume=true to go on" if "resume" in config else "overwrite=true to replace it"
+            how = "overwrite=true to replace it" if "overwrite" in config else "resume=true to go on"
             for folder in folders:
                 check_output(folder, overwrite=resume or overwrite, how=how)
         except (ValueError, OSError) as error:

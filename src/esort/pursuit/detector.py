@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from esort.detector import UnitTables, no_spikes
-from esort.postprocess import Spikes
+from esort.postprocess import ConflictTable, Spikes
 from esort.postprocess.stepwise import StepSizes, StepwiseSolver
 from esort.pursuit.explain import MAX_ROUNDS, exclusion_rows
 from esort.pursuit.network import PursuitNetwork
@@ -20,6 +21,15 @@ __all__ = ["ScoreDetector"]
 # 2 ms, accuracy; longer ones gain nothing.
 _STEP_MS, _AHEAD_MS, _BEHIND_MS = 5.0, 5.0, 1.0
 _EPOCH_STEPS, _WARM_UP_STEPS = 200, 10
+
+# A table takes a second to make, and a sorter makes a detector for each chunk.
+_tables: WeakKeyDictionary[PursuitNetwork, ConflictTable] = WeakKeyDictionary()
+
+
+def _table_of(network: PursuitNetwork) -> ConflictTable:
+    if network not in _tables:
+        _tables[network] = conflict_table(network)
+    return _tables[network]
 
 
 class ScoreDetector:
@@ -66,7 +76,7 @@ class ScoreDetector:
             warm_up=_WARM_UP_STEPS * step,
         )
         self._settings: dict[str, Any] = {
-            "table": conflict_table(network) if competition else None,
+            "table": _table_of(network) if competition else None,
             "thresholds": thresholds,
             "energies": network.energies.numpy(),
             "exclusion_samples": exclusion_rows(rate_hz, refractory_ms),

@@ -1,0 +1,242 @@
+"""A long sorting in chunks on disk: it needs no more memory than a short one, and survives interruptions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from esort.files import plain, write_atomically, write_json
+from esort.inference import BLOCK_S
+from esort.postprocess import Spikes
+from esort.sorter import Sorter, SortResult
+
+if TYPE_CHECKING:
+    from spikeinterface.core import BaseRecording, BaseSorting
+
+__all__ = ["CHUNK_S", "ChunkFolder", "open_saved", "save_sorting", "sort_in_chunks"]
+
+CHUNK_S = 300.0
+"""So much of a recording is lost by an interruption, at most."""
+
+# Columns of the spikes, and what they are kept as.
+_COLUMNS = {"sample_index": "<i8", "unit_index": "<i8", "probability": "<f4"}
+# Spikes that are in memory at once when a sorting is written.
+_SPIKES_AT_ONCE = 2**20
+
+
+@dataclass(frozen=True)
+class ChunkFolder:
+    """Finished chunks of one sorting, and a note of which it is.
+
+    Parameters
+    ----------
+    folder : Path
+    identity : dict
+        Whatever tells sortings apart: checkpoint, recording, stretch, thresholds. Plain values.
+    """
+
+    folder: Path
+    identity: dict[str, Any]
+
+    def begin(self, *, resume: bool) -> None:
+        """Make ready, with the chunks that are there or without.
+
+        Raises
+        ------
+        ValueError
+            If there are chunks of another sorting and they are to be gone on with.
+        """
+        if resume and self._note.is_file():
+            found = json.loads(self._note.read_text(encoding="utf-8"))
+            wanted = plain(self.identity)
+            different = sorted(
+                name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
+            )
+            if different:
+                raise ValueError(
+                    f"{self.folder} holds chunks of a sorting with another {', '.join(different)}: resume it "
+                    "with the same, or start anew with resume=false"
+                )
+            return
+        self.clear()
+
+    def load(self, start_sample: int) -> Spikes | None:
+        """Spikes of a finished chunk."""
+        path = self._path(start_sample)
+        if not path.is_file():
+            return None
+        with np.load(path) as stored:
+            return Spikes(*(stored[name] for name in _COLUMNS))
+
+    def save(self, start_sample: int, spikes: Spikes) -> None:
+        """Keep the spikes of a chunk; the file is whole or absent."""
+        columns = {name: getattr(spikes, name).astype(dtype) for name, dtype in _COLUMNS.items()}
+        if not self._note.is_file():
+            write_json(self._note, self.identity)
+        with write_atomically(self._path(start_sample)) as partial:
+            np.savez(partial, **columns)
+
+    def join(self, starts: Iterable[int]) -> Spikes:
+        """Spikes of all chunks, as read-only memory maps of files in the folder."""
+        starts = list(starts)
+        columns = []
+        count = sum(len(self._loaded(start)) for start in starts)
+        for name, dtype in _COLUMNS.items():
+            path = self.folder / f"{name}.npy"
+            _write_array(
+                path, np.dtype(dtype), count, (getattr(self._loaded(start), name) for start in starts)
+            )
+            # An empty file cannot be mapped.
+            columns.append(np.load(path, mmap_mode="r" if count else None))
+        return Spikes(*columns)
+
+    def clear(self) -> None:
+        """Remove all, first the note: without it nobody believes the rest."""
+        self._note.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def _note(self) -> Path:
+        return self.folder / "note.json"
+
+    def _loaded(self, start_sample: int) -> Spikes:
+        spikes = self.load(start_sample)
+        assert spikes is not None
+        return spikes
+
+    def _path(self, start_sample: int) -> Path:
+        return self.folder / f"{start_sample:015d}.npz"
+
+
+def sort_in_chunks(
+    sorter: Sorter,
+    recording: BaseRecording,
+    chunks: ChunkFolder,
+    *,
+    start_sample: int = 0,
+    stop_sample: int | None = None,
+    thresholds: float | None = None,
+    num_workers: int | None = None,
+    progress: Callable[[Iterable], Iterable] | None = None,
+    resume: bool = False,
+) -> SortResult:
+    """Sort as `Sorter.sort` does, chunk by chunk; each chunk lies on disk when it is finished.
+
+    The spikes are the same for any length of a chunk.
+
+    Parameters
+    ----------
+    chunks : ChunkFolder
+    resume : bool
+        Whether to take the chunks that are there.
+    others
+        See `Sorter.sort`.
+
+    Returns
+    -------
+    SortResult
+        Its spikes are memory maps of files in the chunks' folder; the times are those of this call.
+
+    Raises
+    ------
+    OSError
+        If a chunk could not be written, for example because the disk is full; the finished ones stay.
+    ValueError
+        See `Sorter.sort` and `ChunkFolder.begin`.
+    """
+    begin = perf_counter()
+    rate = float(recording.sampling_frequency)
+    stop_sample = int(recording.get_num_samples()) if stop_sample is None else stop_sample
+    length = round(CHUNK_S * rate)
+    starts = range(start_sample, max(stop_sample, start_sample + 1), length)
+    blocks = range(-(-(stop_sample - start_sample) // round(BLOCK_S * rate)))
+    shown = iter(blocks if progress is None else progress(blocks))
+    result: SortResult | None = None
+    chunks.begin(resume=resume)
+    for start in starts:
+        if chunks.load(start) is not None:
+            for _ in range(round(length / rate / BLOCK_S)):
+                next(shown, None)
+            continue
+        part = sorter.sort(
+            recording,
+            start_sample=start,
+            stop_sample=min(start + length, stop_sample),
+            thresholds=thresholds,
+            num_workers=num_workers,
+            progress=lambda parts: _advancing(parts, shown),
+        )
+        chunks.save(start, part.spikes)
+        seconds = part.seconds
+        if result is not None:
+            seconds = {name: value + result.seconds[name] for name, value in part.seconds.items()}
+        result = replace(part, seconds=seconds)
+    for _ in shown:  # lets a progress bar end
+        pass
+    if result is None:  # all was there
+        result = sorter.sort(recording, start_sample=stop_sample, stop_sample=stop_sample)
+    result = replace(result, spikes=chunks.join(starts), num_samples=stop_sample - start_sample)
+    result.seconds["total"] = perf_counter() - begin
+    return result
+
+
+def _advancing(blocks: Iterable, shown: Iterator) -> Iterator:
+    for block in blocks:
+        yield block
+        next(shown, None)
+
+
+def save_sorting(result: SortResult, folder: Path) -> None:
+    """Save a sorting as SpikeInterface's folder, and each spike's probability beside it, piece by piece.
+
+    Parameters
+    ----------
+    result : SortResult
+    folder : Path
+        Replaced.
+    """
+    from spikeinterface.core.base import minimum_spike_dtype
+
+    spikes, count = result.spikes, len(result.spikes)
+    nothing = Spikes(*(np.zeros(0, dtype=dtype) for dtype in _COLUMNS.values()))
+    replace(result, spikes=nothing).sorting().save(folder=folder, overwrite=True)
+
+    def pieces() -> Iterator[np.ndarray]:
+        for start in range(0, count, _SPIKES_AT_ONCE):
+            part = slice(start, start + _SPIKES_AT_ONCE)
+            vector = np.zeros(len(spikes.sample_index[part]), dtype=minimum_spike_dtype)
+            vector["sample_index"] = spikes.sample_index[part]
+            vector["unit_index"] = spikes.unit_index[part]
+            yield vector
+
+    _write_array(folder / "spikes.npy", np.dtype(minimum_spike_dtype), count, pieces())
+    probabilities = (
+        spikes.probability[start : start + _SPIKES_AT_ONCE] for start in range(0, count, _SPIKES_AT_ONCE)
+    )
+    _write_array(folder / "probability.npy", np.dtype("<f4"), count, probabilities)
+
+
+def open_saved(folder: Path) -> BaseSorting:
+    """Open what `save_sorting` has saved; its spikes stay on disk."""
+    from spikeinterface.core import NumpyFolderSorting
+
+    with open(folder / "spikes.npy", "rb") as file:
+        np.lib.format.read_magic(file)
+        shape = np.lib.format.read_array_header_1_0(file)[0]
+    return NumpyFolderSorting(folder, mmap_mode="r" if shape[0] else None)  # an empty file cannot be mapped
+
+
+def _write_array(path: Path, dtype: np.dtype, count: int, pieces: Iterable[np.ndarray]) -> None:
+    """Write a one-dimensional array in NumPy's format without ever holding it."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count,)}
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for piece in pieces:
+            file.write(np.ascontiguousarray(piece, dtype=dtype).tobytes())
