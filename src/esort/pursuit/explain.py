@@ -47,6 +47,15 @@ class Events:
     score: np.ndarray
     amplitude: np.ndarray
 
+    def chosen(self, kept: np.ndarray) -> Events:
+        """Some of the events, (S,) booleans."""
+        return Events(
+            time=self.time[kept],
+            unit_index=self.unit_index[kept],
+            score=self.score[kept],
+            amplitude=self.amplitude[kept],
+        )
+
     def of_unit(self, unit_index: int) -> np.ndarray:
         """Positions of one unit's events."""
         return np.flatnonzero(self.unit_index == unit_index)

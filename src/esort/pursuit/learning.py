@@ -16,12 +16,21 @@ from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.overlaps import conflict_table
 from esort.pursuit.shifting import shifted
 
-__all__ = ["Layout", "RowLabels", "learn_units", "score_thresholds"]
+__all__ = [
+    "NUM_COMPONENTS",
+    "Layout",
+    "RowLabels",
+    "learn_units",
+    "mean_footprints",
+    "score_thresholds",
+    "temporal_components",
+]
 
 logger = logging.getLogger(__name__)
 
-# Rounds that average at the labels only, and rounds that also take confident events.
-_CLAMPED_ROUNDS, _FREE_ROUNDS = 2, 1
+# Rounds that average at the labels only, and rounds that also take confident events: as few as possible,
+# for what one unit takes from its neighbour in one round it does not give back in the next.
+_CLAMPED_ROUNDS, _FREE_ROUNDS = 1, 2
 # More events of a unit cost time and gain nothing.
 _MAX_EVENTS = 100
 # An event whose amplitude is outside is no example of its unit.
@@ -31,12 +40,20 @@ _ANCHOR = 5
 # A label and an event further apart than this are two spikes.
 _MATCH_MS = 0.5
 _TAPER_MS = 0.5
+# The peak of a unit lies so close to its labels.
+_CENTRE_MS = 0.4
+# Only this much of a mean around labels is believed at first.
+_FOCUS_BEFORE_MS, _FOCUS_AFTER_MS, _FOCUS_UM = 1.0, 1.8, 80.0
 # Temporal components that footprints mostly consist of.
-_BASIS = 12
+NUM_COMPONENTS = 12
 # Noise is taken off so many times: a little too much is better than leaving some.
 _CAUTION = 1.5
+# Events are not so much worse than clean ones.
+_MOST_NOISE = 4.0
 # Fewer confident events than this are left out.
 _MIN_FREE = 4
+# Of an example of its unit no more than this is left, on average where the unit has this share of its power.
+_MOST_LEFT, _LARGE = 1.6, 0.05
 # In rows: smaller offsets between labels and events are noise.
 _LATE = 0.1
 
@@ -89,6 +106,7 @@ def learn_units(
     shared: dict[str, Any],
     *,
     filters: torch.Tensor | None = None,
+    basis: torch.Tensor | None = None,
 ) -> tuple[PursuitNetwork, ConflictTable]:
     """Learn the units.
 
@@ -102,19 +120,18 @@ def learn_units(
         What the network takes besides: sizes of the band-pass and so on.
     filters : float tensor, shape (F, Lb), optional
         Temporal bank; by default the strongest temporal components of the labelled waveforms.
+    basis : float tensor, shape (R, L), optional
+        Temporal components of whole footprints; by default those of the labelled waveforms.
 
     Returns
     -------
     network : PursuitNetwork
     table : ConflictTable
     """
-    channels = _footprint_channels(whitened, labels, contact_positions_um, layout)
+    footprints, channels = mean_footprints(whitened, labels, contact_positions_um, layout)
     counts = np.bincount(labels.unit_index, minlength=labels.num_units).astype(float)
-    footprints = torch.zeros(labels.num_units, channels.shape[1], layout.footprint_samples)
-    for unit_index in range(labels.num_units):
-        windows = _windows(whitened, labels.of_unit(unit_index), channels[unit_index], layout)
-        footprints[unit_index] = _typical(windows)
-    network = _build(footprints, channels, counts, layout, shared, filters)
+    footprints = _focused(footprints, channels, contact_positions_um, layout)
+    network = _build(footprints, channels, counts, layout, shared, filters, basis)
     table = conflict_table(network)
     for round_ in range(_CLAMPED_ROUNDS + _FREE_ROUNDS):
         thresholds = score_thresholds(network.energies.numpy())
@@ -124,11 +141,47 @@ def learn_units(
         clamped = _events_of(labels)
         left = whitened if free else residual(network, whitened, clamped)
         events = explain(network, table, left, thresholds, exclusion_rows=layout.exclusion_rows)
+        if not free:
+            events = _apart_from(events, labels, table, _MATCH_MS * layout.rate_hz / 1000)
         left = residual(network, left, events)
         footprints, counts = _refine(network, left, events if free else clamped, labels, layout, free=free)
-        network = _build(footprints, channels, counts, layout, shared, filters)
+        network = _build(footprints, channels, counts, layout, shared, filters, basis)
         table = conflict_table(network)
     return network, table
+
+
+def mean_footprints(
+    whitened: np.ndarray, labels: RowLabels, contact_positions_um: np.ndarray, layout: Layout
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Average the traces at the labels on the channels around each unit.
+
+    Returns
+    -------
+    footprints : float tensor, shape (U, M, L)
+    channels : int64 array, shape (U, M)
+    """
+    channels = _footprint_channels(whitened, labels, contact_positions_um, layout)
+    footprints = [
+        _typical(_windows(whitened, labels.of_unit(unit_index), channels[unit_index], layout))
+        for unit_index in range(labels.num_units)
+    ]
+    return torch.stack(footprints), channels
+
+
+def _focused(
+    footprints: torch.Tensor, channels: np.ndarray, positions: np.ndarray, layout: Layout
+) -> torch.Tensor:
+    """What lies close to the peak in time and space: elsewhere one spike of another unit may be larger."""
+    row_ms = 1000 / layout.rate_hz * (np.arange(layout.footprint_samples) - layout.footprint_before)
+    outside = np.maximum(-row_ms - _FOCUS_BEFORE_MS, row_ms - _FOCUS_AFTER_MS).clip(min=0)
+    in_time = torch.from_numpy(np.exp(-0.5 * (outside / _TAPER_MS) ** 2)).float()  # (L,)
+    reach = round(_CENTRE_MS * layout.rate_hz / 1000)
+    centre = footprints[:, :, layout.footprint_before - reach : layout.footprint_before + reach + 1]
+    peak = centre.square().sum(dim=2).argmax(dim=1).numpy()  # (U,)
+    where = positions[channels]  # (U, M, 2)
+    distance = np.linalg.norm(where - where[np.arange(len(peak)), peak][:, None], axis=2)  # (U, M)
+    in_space = torch.from_numpy(np.exp(-0.5 * (distance / _FOCUS_UM) ** 2)).float()
+    return footprints * in_time * in_space[:, :, None]
 
 
 def _events_of(labels: RowLabels) -> Events:
@@ -137,16 +190,36 @@ def _events_of(labels: RowLabels) -> Events:
     return Events(time=labels.time, unit_index=labels.unit_index, score=ones, amplitude=ones)
 
 
+def _apart_from(events: Events, labels: RowLabels, table: ConflictTable, tolerance: float) -> Events:
+    """Leave out events at a labelled spike of a unit that they overlap with.
+
+    What a poor footprint leaves of its own spike looks like a neighbour. Taken away, it would be missing in
+    the next footprint too.
+    """
+    order = np.argsort(labels.time, kind="stable")
+    time, unit_index = labels.time[order], labels.unit_index[order]
+    first = np.searchsorted(time, events.time - tolerance)
+    last = np.searchsorted(time, events.time + tolerance, side="right")
+    kept = np.ones(len(events.time), dtype=bool)
+    for event in np.flatnonzero(last > first):
+        near = unit_index[first[event] : last[event]]
+        kept[event] = not np.isin(near, table.neighbours[events.unit_index[event]]).any()
+    return events.chosen(kept)
+
+
 def _footprint_channels(
     whitened: np.ndarray, labels: RowLabels, positions: np.ndarray, layout: Layout
 ) -> np.ndarray:
     """The channels closest to each unit's strongest one, (U, M)."""
     num_channels = len(whitened)
     every = np.arange(num_channels)
+    reach = round(_CENTRE_MS * layout.rate_hz / 1000)
     channels = np.zeros((labels.num_units, min(layout.num_footprint_channels, num_channels)), dtype=np.int64)
     for unit_index in range(labels.num_units):
         waveform = _typical(_windows(whitened, labels.of_unit(unit_index), every, layout)).numpy()
-        peak = np.abs(waveform).max(axis=1).argmax()
+        # Elsewhere in the window a larger spike of another unit may lie.
+        centre = waveform[:, layout.footprint_before - reach : layout.footprint_before + reach + 1]
+        peak = np.square(centre).sum(axis=1).argmax()
         distance = np.linalg.norm(positions - positions[peak], axis=1)
         channels[unit_index] = np.sort(np.argsort(distance, kind="stable")[: channels.shape[1]])
     return channels
@@ -190,21 +263,23 @@ def _refine(
         footprint = network.footprints[unit_index]
         matched, offset, missed = _match(events.time[own], labels.of_unit(unit_index), tolerance)
         at_labels = own[matched]
-        parts = [_restored(left, events, at_labels, footprint, channels, layout)]
+        parts = [_restored(left, events, at_labels, footprint, channels, layout)[0]]
         if len(missed):
             parts.append(_windows(left, missed, channels, layout))
         examples = torch.cat(parts)
-        mean, count = examples.mean(dim=0), float(len(examples))
+        mean = examples.mean(dim=0) if free else _typical(examples)
+        count = float(len(examples))
         if free:
             others = np.setdiff1d(own, at_labels)
             amplitude = events.amplitude[others]
             others = others[(amplitude > _TYPICAL[0]) & (amplitude < _TYPICAL[1])]
             if len(others) > _MAX_EVENTS:
                 others = others[np.linspace(0, len(others) - 1, _MAX_EVENTS).astype(int)]
-            rest = _restored(left, events, others, footprint, channels, layout)
+            rest, remains = _restored(left, events, others, footprint, channels, layout)
+            rest = rest[remains < _MOST_LEFT]
             if len(rest) >= _MIN_FREE:
                 anchored = count + _ANCHOR
-                mean = (mean * anchored + rest.sum(dim=0)) / (anchored + len(rest))
+                mean = (mean * anchored + _typical(rest) * len(rest)) / (anchored + len(rest))
                 count += len(rest)
         # The time of a unit is that of its labels, whatever shape its footprint takes.
         late = float(np.clip(np.median(offset), -2, 2)) if len(offset) else 0.0
@@ -221,12 +296,19 @@ def _restored(
     footprint: torch.Tensor,
     channels: np.ndarray,
     layout: Layout,
-) -> torch.Tensor:
-    """Events of one unit with all others taken away, at a common phase: (n, M, L)."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Events of one unit with all others taken away, at a common phase: (n, M, L).
+
+    And the mean square of what is left of each where the unit is large: (n,), 1 for noise alone.
+    """
     start = np.rint(events.time[chosen]) - layout.footprint_before
     chosen = chosen[(start >= 0) & (start + layout.footprint_samples <= left.shape[1])]
     amplitude = torch.from_numpy(events.amplitude[chosen])
-    return _windows(left, events.time[chosen], channels, layout) + amplitude[:, None, None] * footprint
+    remains = _windows(left, events.time[chosen], channels, layout)
+    energy = footprint.square()  # (M, L)
+    large = energy > energy.max() * _LARGE
+    typical = remains[:, large].square().mean(dim=1)
+    return remains + amplitude[:, None, None] * footprint, typical
 
 
 def _match(
@@ -273,8 +355,13 @@ def denoised(footprints: torch.Tensor, counts: np.ndarray, basis: torch.Tensor) 
     """
     inside = footprints @ basis.T @ basis
     outside = footprints - inside
-    level = 1 / torch.from_numpy(np.maximum(counts, 1)).float()[:, None, None]
-    return _shrunk(inside, len(basis) * level) + _shrunk(outside, (basis.shape[1] - len(basis)) * level)
+    degrees = basis.shape[1] - len(basis)
+    expected = 1 / torch.from_numpy(np.maximum(counts, 1)).float()  # (U,)
+    # Most channels see nothing of a unit that the basis does not hold: what they have there is noise, and
+    # what is left of others.
+    level = outside.square().sum(dim=2).median(dim=1).values / degrees
+    level = level.clamp(min=expected, max=_MOST_NOISE * expected)[:, None, None]
+    return _shrunk(inside, len(basis) * level) + _shrunk(outside, degrees * level)
 
 
 def _shrunk(waveforms: torch.Tensor, of_noise: torch.Tensor) -> torch.Tensor:
@@ -298,7 +385,7 @@ def _build(
     taper[:ramp] = torch.linspace(0, 1, ramp)
     taper[-2 * ramp :] = torch.linspace(1, 0, 2 * ramp)
     if basis is None:
-        basis = temporal_components(footprints, _BASIS)
+        basis = temporal_components(footprints, NUM_COMPONENTS)
     footprints = denoised(footprints, counts, basis) * taper
     first = layout.footprint_before - layout.filter_before
     middle = footprints[:, :, first : first + layout.filter_samples]  # (U, M, Lb)
@@ -316,9 +403,11 @@ def _build(
         footprint_samples=length,
         num_footprint_channels=layout.num_footprint_channels,
         num_head_channels=layout.num_head_channels,
+        num_components=len(basis),
         **shared,
     )
     network.filters.copy_(filters)
+    network.basis.copy_(basis)
     network.footprint_channels.copy_(torch.from_numpy(channels))
     network.footprints.copy_(footprints)
     network.head_channels.copy_(torch.gather(network.footprint_channels, 1, strongest))

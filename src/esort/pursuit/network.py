@@ -47,6 +47,8 @@ class PursuitNetwork(SpikeNetwork):
         Channels of a footprint (M), at most; the rest is silent.
     num_head_channels : int
         Strongest channels that the detector of a unit looks at.
+    num_components : int
+        Temporal components that whole footprints mostly consist of; only learning needs them.
     **sizes
         See `SpikeNetwork`.
     """
@@ -54,6 +56,7 @@ class PursuitNetwork(SpikeNetwork):
     bandpass: Tensor
     whitening: Tensor
     filters: Tensor
+    basis: Tensor
     footprint_channels: Tensor
     footprints: Tensor
     head_channels: Tensor
@@ -71,6 +74,7 @@ class PursuitNetwork(SpikeNetwork):
         footprint_samples: int = 1,
         num_footprint_channels: int = 1,
         num_head_channels: int = 14,
+        num_components: int = 1,
         **sizes: int,
     ) -> None:
         super().__init__(**sizes)
@@ -83,6 +87,7 @@ class PursuitNetwork(SpikeNetwork):
         self.register_buffer("bandpass", torch.zeros(bandpass_samples))
         self.register_buffer("whitening", torch.zeros(self.num_channels, self.num_channels))
         self.register_buffer("filters", torch.zeros(num_filters, filter_samples))
+        self.register_buffer("basis", torch.zeros(num_components, footprint_samples))
         self.register_buffer("footprint_channels", torch.zeros(self.num_units, members, dtype=torch.int64))
         self.register_buffer("footprints", torch.zeros(self.num_units, members, footprint_samples))
         self.register_buffer("head_channels", torch.zeros(self.num_units, heads, dtype=torch.int64))
@@ -116,6 +121,7 @@ class PursuitNetwork(SpikeNetwork):
             "footprint_samples": self.footprints.shape[2],
             "num_footprint_channels": self.footprints.shape[1],
             "num_head_channels": self.heads.shape[1],
+            "num_components": self.basis.shape[0],
         }
 
     @property
@@ -213,4 +219,4 @@ class PursuitNetwork(SpikeNetwork):
 
     def backbone(self) -> dict[str, Tensor]:
         """See `SpikeNetwork.backbone`."""
-        return {"filters": self.filters}
+        return {"filters": self.filters, "basis": self.basis}

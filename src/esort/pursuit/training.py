@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from esort.calibration import Calibration
+from esort.checkpoint import load_checkpoint
 from esort.fitted import Fitted, TrainingSettings
 from esort.inference import one_thread_each
 from esort.labels import LabelledSpikes
@@ -18,7 +19,15 @@ from esort.prepared import PreparedRecording, prepare
 from esort.pursuit.bandpass import bandpass_taps, decimate, reduction
 from esort.pursuit.calibration import calibrate_scores
 from esort.pursuit.explain import exclusion_rows
-from esort.pursuit.learning import Layout, RowLabels, learn_units
+from esort.pursuit.learning import (
+    NUM_COMPONENTS,
+    Layout,
+    RowLabels,
+    learn_units,
+    mean_footprints,
+    temporal_components,
+)
+from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.whitening import local_whitening, noise_of
 from esort.subject import Subject
 
@@ -39,7 +48,10 @@ def layout_of(
 ) -> Layout:
     """Sizes in rows at the reduced rate of a recording."""
     rate_hz = sampling_frequency / reduction(sampling_frequency)
-    rows = lambda ms: round(ms * rate_hz / 1000)  # noqa: E731
+
+    def rows(milliseconds: float) -> int:
+        return round(milliseconds * rate_hz / 1000)
+
     return Layout(
         rate_hz=rate_hz,
         footprint_before=rows(FOOTPRINT_BEFORE_MS),
@@ -100,6 +112,36 @@ def _blocks(num_rows: int, length: int) -> Iterator[tuple[int, int]]:
         yield start, min(num_rows, start + length)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Ground:
+    """A recording ready to learn on."""
+
+    prepared: PreparedRecording
+    traces: np.ndarray
+    labels: LabelledSpikes
+    row_labels: RowLabels
+    positions: np.ndarray
+    layout: Layout
+    shared: dict[str, int]
+    taps: np.ndarray
+    whitening: np.ndarray
+
+    def fitted(self, network: PursuitNetwork, subject: Subject, settings: TrainingSettings) -> Fitted:
+        """Give the network its filter and whitening, and everything that its card says."""
+        network.bandpass.copy_(torch.from_numpy(self.taps))
+        network.whitening.copy_(torch.from_numpy(self.whitening))
+        return Fitted(
+            subject=subject,
+            prepared=self.prepared,
+            traces=self.traces,
+            labels=self.labels,
+            network=network.eval(),
+            hyper_parameters=network.hyper_parameters(),
+            settings=settings,
+            metrics={},
+        )
+
+
 def fit_by_pursuit(
     subject: Subject,
     labels: LabelledSpikes,
@@ -109,17 +151,57 @@ def fit_by_pursuit(
     scratch: Path,
 ) -> tuple[Fitted, Calibration]:
     """Learn the units of a recording from labelled spikes; see `esort.training.train_units`."""
+    ground = _prepare(subject, labels, settings, scratch)
+    shared = {} if backbone is None else _load_backbone(backbone, subject.sampling_frequency, ground.layout)
+    with one_thread_each():
+        network, table = learn_units(
+            ground.traces, ground.row_labels, ground.positions, ground.layout, ground.shared, **shared
+        )
+    calibration = calibrate_scores(network, table, ground.traces, ground.layout)
+    return ground.fitted(network, subject, settings), calibration
+
+
+def fit_backbone_by_pursuit(
+    subject: Subject, labels: LabelledSpikes, settings: TrainingSettings, *, scratch: Path
+) -> Fitted:
+    """Learn what knows no unit, the temporal components; see `esort.training.train_backbone`."""
+    ground = _prepare(subject, labels, settings, scratch)
+    layout = ground.layout
+    with one_thread_each():
+        footprints, _ = mean_footprints(ground.traces, ground.row_labels, ground.positions, layout)
+    network = PursuitNetwork(
+        **ground.shared,
+        num_units=1,
+        num_filters=layout.num_filters,
+        filter_samples=layout.filter_samples,
+        filter_before=layout.filter_before,
+        footprint_before=layout.footprint_before,
+        footprint_samples=layout.footprint_samples,
+        num_components=NUM_COMPONENTS,
+    )
+    first = layout.footprint_before - layout.filter_before
+    middle = footprints[:, :, first : first + layout.filter_samples]
+    network.filters.copy_(temporal_components(middle, layout.num_filters))
+    network.basis.copy_(temporal_components(footprints, NUM_COMPONENTS))
+    return ground.fitted(network, subject, settings)
+
+
+def _prepare(subject: Subject, labels: LabelledSpikes, settings: TrainingSettings, scratch: Path) -> _Ground:
+    """Filter and whiten what may be learned from.
+
+    Raises
+    ------
+    ValueError
+        If no label has room for a footprint around it.
+    """
     # Cut off in front of the filter: not even its margin reaches into what is sorted and scored later.
     learnable = subject.recording.frame_slice(start_frame=0, end_frame=labels.stop_sample)
     preprocessing = replace(settings.preprocessing, inside_network=True)
-    prepared = prepare(learnable, preprocessing, noise_level_uv=np.ones(subject.recording.get_num_channels()))
+    prepared = prepare(learnable, preprocessing, noise_level_uv=np.ones(learnable.get_num_channels()))
     rate = subject.sampling_frequency
     step = reduction(rate)
-    layout = layout_of(
-        rate,
-        refractory_ms=settings.postprocessing.refractory_ms,
-        **_parameters(settings),
-    )
+    parameters = {"num_filters": 6, "num_head_channels": 14} | dict(settings.network.parameters or {})
+    layout = layout_of(rate, refractory_ms=settings.postprocessing.refractory_ms, **parameters)
     room = step * (layout.footprint_samples + 1)
     labels = labels.with_room(room, room)
     if labels.num_units == 0:
@@ -134,47 +216,58 @@ def fit_by_pursuit(
         prepared.num_channels,
         labels.stop_sample / rate,
     )
-    positions = np.asarray(subject.contact_positions_um, dtype=float)
+    positions = subject.contact_positions_um
     with one_thread_each():
         traces, taps, whitening = whitened_traces(
             prepared, labels.stop_sample, positions, scratch / "whitened.npy"
         )
-    shared = {
-        "num_channels": prepared.num_channels,
-        "step": step,
-        "bandpass_samples": len(taps),
-        "window_samples": len(taps) + step * (layout.filter_samples - 1),
-        "peak_offset_samples": len(taps) // 2 + step * layout.filter_before,
-    }
-    row_labels = RowLabels(
-        time=labels.sample_index / step, unit_index=labels.unit_index, num_units=labels.num_units
-    )
-    with one_thread_each():
-        network, table = learn_units(traces, row_labels, positions, layout, shared)
-    network.bandpass.copy_(torch.from_numpy(taps))
-    network.whitening.copy_(torch.from_numpy(whitening))
-    network.eval()
-    calibration = calibrate_scores(network, table, traces, layout)
-    fitted = Fitted(
-        subject=subject,
+    return _Ground(
         prepared=prepared,
         traces=traces,
         labels=labels,
-        network=network,
-        hyper_parameters=network.hyper_parameters(),
-        settings=settings,
-        metrics={},
+        row_labels=RowLabels(
+            time=labels.sample_index / step, unit_index=labels.unit_index, num_units=labels.num_units
+        ),
+        positions=positions,
+        layout=layout,
+        shared={
+            "num_channels": prepared.num_channels,
+            "step": step,
+            "bandpass_samples": len(taps),
+            "window_samples": len(taps) + step * (layout.filter_samples - 1),
+            "peak_offset_samples": len(taps) // 2 + step * layout.filter_before,
+        },
+        taps=taps,
+        whitening=whitening,
     )
-    return fitted, calibration
 
 
-def fit_backbone_by_pursuit(
-    subject: Subject, labels: LabelledSpikes, settings: TrainingSettings, *, scratch: Path
-) -> Fitted:
-    """Learn what knows no unit; see `esort.training.train_backbone`."""
-    raise NotImplementedError
+def _load_backbone(path: Path, sampling_frequency: float, layout: Layout) -> dict[str, torch.Tensor]:
+    """Temporal components of a backbone, for any probe, or say why they do not fit."""
+    card, weights = load_checkpoint(path, framework="torch")
+    if card.network != "pursuit":
+        raise ValueError(f"{path}: a backbone of network {card.network}, expected one of network pursuit")
+    rate_hz = card.sampling_frequency / reduction(card.sampling_frequency)
+    expected = {
+        "filters": (layout.num_filters, layout.filter_samples),
+        "basis": (NUM_COMPONENTS, layout.footprint_samples),
+    }
+    if set(weights) != set(expected):
+        raise ValueError(f"{path}: expected the weights {sorted(expected)}, got {sorted(weights)}")
+    resampled = {
+        name: _at_rate(weights[name], layout.rate_hz / rate_hz, expected[name][1]) for name in expected
+    }
+    for name, (rows, _) in expected.items():
+        if len(resampled[name]) != rows:
+            raise ValueError(f"{path}: a backbone with {len(resampled[name])} {name}, expected {rows}")
+    return resampled
 
 
-def _parameters(settings: TrainingSettings) -> dict[str, int]:
-    defaults = {"num_filters": 6, "num_head_channels": 14}
-    return defaults | dict(settings.network.parameters or {})
+def _at_rate(components: torch.Tensor, ratio: float, length: int) -> torch.Tensor:
+    """Resample orthonormal components to another rate, and make them orthonormal again."""
+    if abs(ratio - 1) < 1e-6 and components.shape[1] == length:
+        return components
+    values = torch.nn.functional.interpolate(
+        components[None], size=length, mode="linear", align_corners=True
+    )[0]
+    return torch.linalg.qr(values.T).Q.T.contiguous()
