@@ -132,7 +132,7 @@ class Bootstrap:
             enable_model_summary=False,
         )
         return TrainingSettings(
-            network=NetworkSpec(parameters={"temporal_features": [8, 16], "hidden_features": None}),
+            network=NetworkSpec(name="pursuit", parameters={"num_filters": 6, "num_head_channels": 14}),
             preprocessing=Preprocessing(
                 freq_min_hz=self.freq_min_hz,
                 freq_max_hz=self.freq_max_hz,

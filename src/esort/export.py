@@ -95,6 +95,11 @@ def export_onnx(checkpoint: str | os.PathLike[str], output: str | os.PathLike[st
     from esort.sorter import Sorter
 
     sorter = Sorter.load(checkpoint)
+    if sorter.card.network == "pursuit":
+        raise ValueError(
+            f"{checkpoint}: expected a network whose outputs are probabilities (dense, convrecurrent), got "
+            "pursuit, whose competition between units at every lag has no fixed graph"
+        )
     graph = _graph_of(sorter)
     model = _traced(graph)
     _describe(model, sorter)
