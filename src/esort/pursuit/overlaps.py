@@ -39,20 +39,30 @@ def conflict_table(network: PursuitNetwork) -> ConflictTable:
     pairs: list[tuple[int, int]] = []
     kernels: list[np.ndarray] = []
     num_units = network.num_units
-    answers_of = map_in_threads(lambda unit_index: _answers(network, unit_index), range(num_units))
-    for unit_index, answers in enumerate(answers_of):
-        large = np.abs(answers) >= _LEAST_OVERLAP
-        for other in np.flatnonzero(large.any(axis=(1, 2))):
-            lags = np.flatnonzero(large[other].any(axis=0))
-            kernel = np.zeros_like(answers[other])
-            kernel[:, lags[0] : lags[-1] + 1] = answers[other][:, lags[0] : lags[-1] + 1]
-            pairs.append((unit_index, int(other)))
+    # Most answers are zero: all of them at once would grow with the square of the units.
+    edges_of = map_in_threads(lambda unit_index: _edges(network, unit_index), range(num_units))
+    for unit_index, edges in enumerate(edges_of):
+        for other, kernel in edges:
+            pairs.append((unit_index, other))
             kernels.append(kernel)
+    del edges_of
     return ConflictTable.from_pairs(
         num_units,
         np.array(pairs, dtype=np.int64).reshape(-1, 2),
         np.stack(kernels) if kernels else np.zeros((0, NUM_PHASES, 1), dtype=np.float32),
     )
+
+
+def _edges(network: PursuitNetwork, unit_index: int) -> list[tuple[int, np.ndarray]]:
+    """Units that answer to one footprint enough to matter, and how, (P, 2 R + 1)."""
+    answers = _answers(network, unit_index)
+    edges = []
+    for other in np.flatnonzero(np.abs(answers).max(axis=(1, 2)) >= _LEAST_OVERLAP):
+        lags = np.flatnonzero((np.abs(answers[other]) >= _LEAST_OVERLAP).any(axis=0))
+        kernel = np.zeros_like(answers[other])
+        kernel[:, lags[0] : lags[-1] + 1] = answers[other][:, lags[0] : lags[-1] + 1]
+        edges.append((int(other), kernel))
+    return edges
 
 
 def _answers(network: PursuitNetwork, unit_index: int) -> np.ndarray:
