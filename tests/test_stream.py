@@ -1,6 +1,7 @@
 """Streaming: the same integers as offline, for blocks of any length; what is missing or wrong is said."""
 
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -181,3 +182,12 @@ def test_contacts_of_another_probe(sorters, recording):
         StreamingSorter.like(sorters["pursuit"], recording.select_channels(recording.channel_ids[:3]))
     with pytest.raises(FileNotFoundError, match="expected a checkpoint file"):
         StreamingSorter(Path("nowhere.safetensors"))
+
+
+def test_the_code_of_the_page_runs(trained_pursuit, tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[1] / "docs" / "streaming.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "model.safetensors").symlink_to(trained_pursuit.checkpoint)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "streaming.md", "exec"), {"block": np.zeros((50, 4))})
+    assert "a spike is certain at most 17.3 ms after its peak" in capsys.readouterr().out

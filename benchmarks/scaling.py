@@ -1,0 +1,180 @@
+"""Cost over channels and over length: a sorted probe put beside itself, 32 to 1536 channels.
+
+    python benchmarks/scaling.py                                   # about 10 minutes
+    python benchmarks/scaling.py channels=32,128 lengths_s=30,60 seconds=10
+
+A checkpoint of 32 channels is learned once. `channels` / 32 copies of it, side by side on one long probe, are
+one checkpoint of constant density of units, and as many copies of its recording are one recording. Each is
+sorted from memory by `esort.sorter`, in this process. Cost is wall time on all cores per second of recording.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from speed import ROOT, learn
+from spikeinterface.core import BaseRecording, BaseRecordingSegment
+
+from esort.files import write_json
+from esort.pursuit.network import PursuitNetwork
+from esort.simulation import Simulation
+from esort.sorter import Sorter
+from esort.style import COLORS, picture
+
+DEFAULTS = {
+    "channels": "32,64,128,256,384,768,1536",
+    "seconds": "20",
+    "lengths_s": "60,120,240,480",
+    "folder": "data/cache/benchmark",
+    "output": "benchmarks/results/scaling.json",
+}
+APART_UM = 1000.0  # from one copy to the next: no two share a spike
+
+
+class Tiled(BaseRecording):
+    """Copies of a recording in memory, side by side, and again and again."""
+
+    def __init__(self, recording, copies, num_samples):
+        ids = list(range(copies * recording.get_num_channels()))
+        super().__init__(recording.sampling_frequency, ids, recording.dtype)
+        self.add_recording_segment(_Segment(recording, copies, num_samples))
+        self.set_channel_gains(np.tile(recording.get_channel_gains(), copies))
+        self.set_channel_offsets(np.tile(recording.get_channel_offsets(), copies))
+        self.set_dummy_probe_from_locations(positions_of(recording.get_channel_locations(), copies))
+
+
+class _Segment(BaseRecordingSegment):
+    def __init__(self, recording, copies, num_samples):
+        super().__init__(sampling_frequency=recording.sampling_frequency)
+        self.traces, self.copies, self.num_samples = recording.get_traces(), copies, num_samples
+
+    def get_num_samples(self):
+        return self.num_samples
+
+    def get_traces(self, start_frame, end_frame, channel_indices):
+        rows = np.arange(start_frame, end_frame) % len(self.traces)
+        traces = np.tile(self.traces[rows], (1, self.copies))
+        return traces if channel_indices is None else traces[:, channel_indices]
+
+
+def positions_of(positions_um, copies):
+    positions_um = np.asarray(positions_um, dtype=float)
+    pitch_um = np.ptp(positions_um[:, 1]) + APART_UM
+    return np.concatenate([positions_um + np.array([0.0, copy * pitch_um]) for copy in range(copies)])
+
+
+def tiled_sorter(sorter, copies):
+    """The same units once more on each copy of the probe."""
+    network, card = sorter.network, sorter.card
+    channels, units = network.num_channels, network.num_units
+    large = PursuitNetwork(
+        **(network.hyper_parameters() | {"num_channels": copies * channels, "num_units": copies * units})
+    )
+    state = deepcopy(network.state_dict())
+    state["whitening"] = torch.block_diag(*[network.whitening] * copies)
+    for name, tensor in network.state_dict().items():
+        if tensor.shape[:1] == (units,) and name not in ("whitening", "bandpass", "filters", "basis"):
+            state[name] = torch.cat([tensor] * copies)
+        if name in ("footprint_channels", "head_channels"):
+            state[name] = torch.cat([tensor + copy * channels for copy in range(copies)])
+    large.load_state_dict(state)
+    ids = tuple(f"{copy}-{unit}" for copy in range(copies) for unit in card.unit_ids)
+    card = replace(
+        card,
+        network_parameters=large.hyper_parameters(),
+        contact_positions_um=tuple(map(tuple, positions_of(card.contact_positions_um, copies))),
+        channel_ids=tuple(range(copies * channels)),
+        unit_ids=ids,
+        noise_level_uv=tuple(card.noise_level_uv) * copies,
+        thresholds=tuple(card.thresholds) * copies,
+    )
+    return Sorter(large.eval(), card, sorter.tables)
+
+
+def measure(sorter, recording, copies, seconds):
+    rate = recording.sampling_frequency
+    tiled = Tiled(recording, copies, round(seconds * rate))
+    sorter.sort(tiled, stop_sample=round(2 * rate))  # loads what is compiled, makes the tables
+    result = sorter.sort(tiled)
+    row = {
+        "channels": sorter.card.num_channels,
+        "num_units": sorter.card.num_units,
+        "recording_s": seconds,
+        "num_spikes": len(result.spikes),
+        "cost": result.seconds["total"] / seconds,
+        "stages_s": result.seconds,
+        "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+    }
+    print(
+        f"{row['channels']:5} channels {row['num_units']:5} units {seconds:5g} s: "
+        f"{1 / row['cost']:7.1f} x real time, {1000 * row['cost'] / row['channels']:.3f} ms per second and "
+        f"channel, {row['num_spikes']} spikes, peak so far {row['peak_rss_gb']:.2f} GB",
+        flush=True,
+    )
+    return row
+
+
+def draw(over_channels, over_length, path):
+    with picture(path, width_in=9, height_in=3.6) as figure:
+        left, right = figure.subplots(1, 2)
+        x = np.array([row["channels"] for row in over_channels])
+        y = np.array([row["cost"] for row in over_channels])
+        left.loglog(x, y, "o-", color=COLORS["blue"])
+        left.loglog(x, y[0] * x / x[0], ":", color="#8A9099", label="linear")
+        left.set_xlabel("channels, units at constant density")
+        left.set_ylabel("seconds per second of recording")
+        left.legend()
+        right.plot(
+            [row["recording_s"] for row in over_length],
+            [row["cost"] * row["recording_s"] for row in over_length],
+            "o-",
+            color=COLORS["blue"],
+        )
+        right.set_xlim(0)
+        right.set_ylim(0)
+        right.set_xlabel("recording (s)")
+        right.set_ylabel("sorting (s), 32 channels")
+
+
+def main(arguments):
+    options = DEFAULTS | dict(argument.split("=", 1) for argument in arguments)
+    if set(options) != set(DEFAULTS):
+        sys.exit(f"expected {', '.join(DEFAULTS)}, got {arguments}")
+    run_folder = learn("neuronexus32", ROOT / options["folder"])
+    facts = json.loads((run_folder / "run.json").read_text())
+    recording = Simulation.load(ROOT / facts["recording"]).recording
+    sorter = Sorter.load(run_folder / "model.safetensors")
+    base = sorter.card.num_channels
+    over_channels = [
+        measure(
+            tiled_sorter(sorter, int(number) // base),
+            recording,
+            int(number) // base,
+            float(options["seconds"]),
+        )
+        for number in options["channels"].split(",")
+    ]
+    over_length = [
+        measure(sorter, recording, 1, float(seconds)) for seconds in options["lengths_s"].split(",")
+    ]
+    output = ROOT / Path(options["output"])
+    draw(over_channels, over_length, output.with_suffix(".png"))
+    content = {
+        "command": "python benchmarks/scaling.py " + " ".join(f"{key}={options[key]}" for key in DEFAULTS),
+        "cores": os.cpu_count(),
+        "over_channels": over_channels,
+        "over_length": over_length,
+    }
+    write_json(output, content)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
