@@ -238,7 +238,13 @@ def _windows(traces: np.ndarray, time: np.ndarray, channels: np.ndarray, layout:
 
 
 def _typical(windows: torch.Tensor) -> torch.Tensor:
-    """Interquartile mean over events, robust against spikes of others: (n, M, L) to (M, L)."""
+    """Interquartile mean over events, robust against spikes of others: (n, M, L) to (M, L).
+
+    Of two events, the smaller value where they agree in sign: what only one of them shows is of others.
+    """
+    if len(windows) == 2:
+        smaller = windows.abs().amin(dim=0) * windows[0].sign()
+        return torch.where(windows[0] * windows[1] > 0, smaller, 0.0)
     trimmed = max(len(windows) // 4, 1) if len(windows) >= 3 else 0
     if trimmed:
         windows = windows.sort(dim=0).values[trimmed:-trimmed]
