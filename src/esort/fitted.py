@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pytorch_lightning as pl
 
 from esort.calibration import MIN_PRECISION, Calibration
 from esort.card import Card, LabelSource
@@ -18,6 +17,9 @@ from esort.network import NetworkSpec, SpikeNetwork
 from esort.prepared import PreparedRecording
 from esort.preprocessing import Preprocessing
 from esort.subject import Subject
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
 __all__ = ["Fitted", "TrainingSettings"]
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pytorch_lightning as pl
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
-from esort.datamodule import SpikeDataModule
 from esort.examples import ExampleSpec, SpikeExamples
 from esort.labels import LabelledSpikes
-from esort.lightning import EpochLines, SpikeModule, quiet_lightning
 from esort.matched import start_from_labels
 from esort.network import DenseNetwork, SpikeNetwork
 from esort.resume import TrainingFiles, training_digest
 from esort.windows import Window
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
 __all__ = ["LearningSpec", "learn", "split_labels"]
 
@@ -197,6 +196,13 @@ def learn(
     if finished is not None:
         files.load_best(network)
         return finished
+
+    # Lightning takes three seconds to import, which sorting needs not wait for.
+    import pytorch_lightning as pl
+    from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+
+    from esort.datamodule import SpikeDataModule
+    from esort.lightning import EpochLines, SpikeModule, quiet_lightning
 
     pl.seed_everything(seed, verbose=False)
     rng = np.random.default_rng(seed)
