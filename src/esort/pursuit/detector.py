@@ -11,7 +11,7 @@ import numpy as np
 from esort.detector import UnitTables, no_spikes
 from esort.postprocess import ConflictTable, Spikes
 from esort.postprocess.stepwise import StepSizes, StepwiseSolver
-from esort.pursuit.explain import MAX_ROUNDS, exclusion_rows
+from esort.pursuit.explain import MAX_ROUNDS, excess, exclusion_rows
 from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.overlaps import AMPLITUDE_LIMITS, conflict_table
 
@@ -118,7 +118,7 @@ class ScoreDetector:
 
     def _believed(self, spikes: Spikes) -> Spikes:
         """Turn scores into probabilities, and leave out what is not probable enough."""
-        excess = 1 - self._thresholds[spikes.unit_index] / np.maximum(spikes.probability, 1e-9)
-        probability = np.interp(excess, *self._reliability).astype(np.float32)
+        above = excess(spikes.probability, self._thresholds[spikes.unit_index])
+        probability = np.interp(above, *self._reliability).astype(np.float32)
         kept = probability >= self._least[spikes.unit_index]
         return Spikes(spikes.sample_index[kept], spikes.unit_index[kept], probability[kept])

@@ -15,7 +15,7 @@ from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.overlaps import AMPLITUDE_LIMITS, NUM_PHASES, phase_offsets
 from esort.pursuit.shifting import shifted
 
-__all__ = ["MAX_ROUNDS", "Events", "exclusion_rows", "explain", "residual", "solve"]
+__all__ = ["MAX_ROUNDS", "Events", "excess", "exclusion_rows", "explain", "residual", "solve"]
 
 MAX_ROUNDS = 12
 """Rounds of the competition."""
@@ -59,6 +59,11 @@ class Events:
     def of_unit(self, unit_index: int) -> np.ndarray:
         """Positions of one unit's events."""
         return np.flatnonzero(self.unit_index == unit_index)
+
+
+def excess(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """How far scores are above their thresholds: 0 at the threshold, 1/2 at twice as much, below 1."""
+    return 1 - thresholds / np.maximum(scores, 1e-9)
 
 
 def exclusion_rows(rate_hz: float, refractory_ms: float) -> int:

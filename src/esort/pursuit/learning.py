@@ -12,6 +12,7 @@ import torch
 from esort.inference import map_in_threads
 from esort.postprocess import ConflictTable
 from esort.pursuit.explain import Events, explain, residual
+from esort.pursuit.matching import match_events
 from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.overlaps import conflict_table
 from esort.pursuit.shifting import shifted
@@ -81,6 +82,10 @@ class RowLabels:
     unit_index: np.ndarray
     num_units: int
 
+    def counts(self) -> np.ndarray:
+        """Labels of each unit, (U,)."""
+        return np.bincount(self.unit_index, minlength=self.num_units)
+
     def of_unit(self, unit_index: int) -> np.ndarray:
         """Times of one unit's labels."""
         return self.time[self.unit_index == unit_index]
@@ -129,7 +134,7 @@ def learn_units(
     table : ConflictTable
     """
     footprints, channels = mean_footprints(whitened, labels, contact_positions_um, layout)
-    counts = np.bincount(labels.unit_index, minlength=labels.num_units).astype(float)
+    counts = labels.counts().astype(float)
     footprints = _focused(footprints, channels, contact_positions_um, layout)
     network = _build(footprints, channels, counts, layout, shared, filters, basis)
     table = conflict_table(network)
@@ -267,7 +272,7 @@ def _refine(
         own = events.of_unit(unit_index)
         channels = network.footprint_channels[unit_index].numpy()
         footprint = network.footprints[unit_index]
-        matched, offset, missed = _match(events.time[own], labels.of_unit(unit_index), tolerance)
+        matched, offset, missed = match_events(events.time[own], labels.of_unit(unit_index), tolerance)
         at_labels = own[matched]
         parts = [_restored(left, events, at_labels, footprint, channels, layout)[0]]
         if len(missed):
@@ -315,20 +320,6 @@ def _restored(
     large = energy > energy.max() * _LARGE
     typical = remains[:, large].square().mean(dim=1)
     return remains + amplitude[:, None, None] * footprint, typical
-
-
-def _match(
-    time: np.ndarray, wanted: np.ndarray, tolerance: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Events at the labels, how much later the labels are, and the labels without an event."""
-    if len(time) == 0:
-        return np.zeros(0, dtype=np.int64), np.zeros(0), wanted
-    right = np.searchsorted(time, wanted).clip(1, max(len(time) - 1, 1))
-    candidates = np.stack([right - 1, np.minimum(right, len(time) - 1)])  # (2, k)
-    nearest = candidates[np.abs(time[candidates] - wanted).argmin(axis=0), np.arange(len(wanted))]
-    offset = wanted - time[nearest]
-    hit = np.abs(offset) <= tolerance
-    return nearest[hit], offset[hit], wanted[~hit]
 
 
 def temporal_components(waveforms: torch.Tensor, number: int) -> torch.Tensor:

@@ -157,7 +157,7 @@ def fit_by_pursuit(
         network, table = learn_units(
             ground.traces, ground.row_labels, ground.positions, ground.layout, ground.shared, **shared
         )
-    calibration = calibrate_scores(network, table, ground.traces, ground.layout)
+    calibration = calibrate_scores(network, table, ground.traces, ground.row_labels, ground.layout)
     return ground.fitted(network, subject, settings), calibration
 
 
