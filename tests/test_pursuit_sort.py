@@ -270,9 +270,6 @@ def test_a_unit_that_is_none_disturbs_nobody(toy, labels, subject, tmp_path):
     assert set(labels.unit_ids) <= set(result.unit_ids)
 
 
-@pytest.mark.xfail(
-    strict=False, reason="calibration also counts the events at the labels that the footprint was made of"
-)
 def test_labels_of_noise_alone(toy, tmp_path):
     quiet = make_toy(num_units=1, seconds=4.0, rate=RATE, firing_hz=1e-9)
     nothing = LabelledSpikes(
