@@ -21,7 +21,15 @@ import torch
 from esort.network import SpikeNetwork
 from esort.prepared import PreparedRecording
 
-__all__ = ["BLOCK_S", "Block", "available_cores", "map_in_threads", "one_thread_each", "output_blocks"]
+__all__ = [
+    "BLOCK_S",
+    "Block",
+    "available_cores",
+    "compute_block",
+    "map_in_threads",
+    "one_thread_each",
+    "output_blocks",
+]
 
 BLOCK_S = 0.5
 
@@ -78,7 +86,7 @@ def output_blocks(
     with one_thread_each(), ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[Block]] = deque()
         for start in starts:
-            waiting.append(pool.submit(_compute, network, prepared, start, length))
+            waiting.append(pool.submit(compute_block, network, prepared, start, length))
             # One block more than workers is under way: none of them waits, and memory is bounded.
             if len(waiting) > workers:
                 yield waiting.popleft().result()
@@ -97,8 +105,17 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _compute(network: SpikeNetwork, prepared: PreparedRecording, start: int, length: int) -> Block:
-    """Read, filter and run the network over one block."""
+def compute_block(network: SpikeNetwork, prepared: PreparedRecording, start: int, length: int) -> Block:
+    """Read, filter and run the network over [start, start + length) of a recording.
+
+    Parameters
+    ----------
+    network : SpikeNetwork
+        In evaluation mode.
+    prepared : PreparedRecording
+    start, length : int
+        Multiples of the network's stride; what lies beyond the recording's end is left out.
+    """
     begin = perf_counter()
     stop = min(prepared.num_samples, start + length)
     before = network.peak_offset_samples

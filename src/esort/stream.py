@@ -16,8 +16,7 @@ import numpy as np
 from esort.buffered import BufferedRecording
 from esort.detector import Detector, no_spikes
 from esort.health import check_finite, match_channels
-from esort.inference import BLOCK_S, one_thread_each
-from esort.inference import _compute as compute_block
+from esort.inference import BLOCK_S, compute_block, one_thread_each
 from esort.postprocess import Spikes
 from esort.prepared import PreparedRecording
 from esort.pursuit.detector import ScoreDetector
