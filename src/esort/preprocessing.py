@@ -85,7 +85,9 @@ class Preprocessing:
                 f"freq_max_hz must be below half the sampling rate ({nyquist:g} Hz for a recording at "
                 f"{recording.sampling_frequency:g} Hz), got {self.freq_max_hz:g}"
             )
-        if self.common_reference != "auto" or self.inside_network:
+        if self.inside_network:
+            return replace(self, common_reference="none")  # whitening takes out what channels share
+        if self.common_reference != "auto":
             return self
         enough = recording.get_num_channels() >= MIN_CHANNELS_FOR_REFERENCE
         return replace(self, common_reference="median" if enough else "none")
