@@ -77,6 +77,7 @@ def test_maxone_learned_from_lupin(tmp_path):
         f"hydra.run.dir={tmp_path / 'run'}",
     )
     assert ended.code == 0, ended.out + ended.err
+    card = load_card(tmp_path / "run" / "model.safetensors")
     assert card.preprocessing["common_reference"] == "none"  # the pursuit whitens instead
     assert read(tmp_path / "run" / "scores.json")["agreement"] is not None
     assert (tmp_path / "run" / "probe.png").exists()
