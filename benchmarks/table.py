@@ -25,15 +25,21 @@ def rows():
             f"**{pooled:.3f}** (units on their own: {alone:.3f})",
             shorter(accuracy["command"]),
         )
-    sorting = json.loads((RESULTS / "sorting.json").read_text())
-    for row in sorting["rows"]:
-        yield (
-            f"`sort.py`, 128 channels, {row['recording_s']:.0f} s on {sorting['cores']} cores, whole process",
-            f"**{row['real_time_factor']:.1f} × real time**, peak {row['peak_rss_gb']:.2f} GB",
-            shorter(sorting["command"]),
-        )
+    yield from speed_rows(json.loads((RESULTS / "speed.json").read_text()))
     postprocess = json.loads((RESULTS / "postprocess.json").read_text())
     yield from postprocess_rows(postprocess)
+
+
+def speed_rows(content):
+    """Whole processes on one file: ours, those of other sorters, and reading and band-pass alone."""
+    names = {"esort": "`sort.py`", "floor": "reading and band-pass by SpikeInterface alone"}
+    for row in content["rows"]:
+        yield (
+            f"{names.get(row['name'], row['name'])}, {content['channels']} channels, "
+            f"{content['recording_s']:.0f} s on {content['cores']} cores, whole process",
+            f"**{row['real_time_factor']:.1f} × real time**, peak {row['peak_rss_gb']:.2f} GB",
+            shorter(content["command"]),
+        )
 
 
 def shorter(command):
