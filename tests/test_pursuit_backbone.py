@@ -8,7 +8,7 @@ from test_pursuit_sort import RATE, STOP, UNUSED, make_settings, make_subject
 from esort.checkpoint import load_card, load_checkpoint, save_checkpoint
 from esort.evaluation import score
 from esort.network import NetworkSpec
-from esort.pursuit.learning import NUM_COMPONENTS
+from esort.pursuit.denoising import NUM_COMPONENTS
 from esort.sorter import Sorter
 from esort.training import train_backbone, train_units
 

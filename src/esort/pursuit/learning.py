@@ -11,6 +11,7 @@ import torch
 
 from esort.inference import map_in_threads
 from esort.postprocess import ConflictTable
+from esort.pursuit.denoising import NUM_COMPONENTS, denoised, temporal_components
 from esort.pursuit.explain import Events, explain, residual
 from esort.pursuit.matching import match_events
 from esort.pursuit.network import PursuitNetwork
@@ -18,13 +19,11 @@ from esort.pursuit.overlaps import conflict_table
 from esort.pursuit.shifting import shifted
 
 __all__ = [
-    "NUM_COMPONENTS",
     "Layout",
     "RowLabels",
     "learn_units",
     "mean_footprints",
     "score_thresholds",
-    "temporal_components",
 ]
 
 logger = logging.getLogger(__name__)
@@ -45,12 +44,6 @@ _TAPER_MS = 0.5
 _CENTRE_MS = 0.4
 # Only this much of a mean around labels is believed at first.
 _FOCUS_BEFORE_MS, _FOCUS_AFTER_MS, _FOCUS_UM = 1.0, 1.8, 80.0
-# Temporal components that footprints mostly consist of.
-NUM_COMPONENTS = 12
-# Noise is taken off so many times: a little too much is better than leaving some.
-_CAUTION = 1.5
-# Events are not so much worse than clean ones.
-_MOST_NOISE = 4.0
 # Fewer confident events than this are left out.
 _MIN_FREE = 4
 # Of an example of its unit no more than this is left, on average where the unit has this share of its power.
@@ -320,50 +313,6 @@ def _restored(
     large = energy > energy.max() * _LARGE
     typical = remains[:, large].square().mean(dim=1)
     return remains + amplitude[:, None, None] * footprint, typical
-
-
-def temporal_components(waveforms: torch.Tensor, number: int) -> torch.Tensor:
-    """The strongest components of the units' waveforms over time, each unit weighted alike.
-
-    (U, M, T) to (number, T), orthonormal.
-    """
-    norm = waveforms.square().sum(dim=(1, 2)).sqrt().clamp(min=1)  # (U,)
-    lines = (waveforms / norm[:, None, None]).flatten(0, 1)  # (U · M, T)
-    return torch.linalg.svd(lines, full_matrices=False).Vh[:number].contiguous()
-
-
-def denoised(footprints: torch.Tensor, counts: np.ndarray, basis: torch.Tensor) -> torch.Tensor:
-    """Take off what is left of the noise in means over few events.
-
-    What the temporal basis holds of a channel and what it does not are shrunk apart, each by the share that
-    noise of level 1 has in its energy.
-
-    Parameters
-    ----------
-    footprints : float tensor, shape (U, M, L)
-    counts : float array, shape (U,)
-        Events in each mean.
-    basis : float tensor, shape (R, L)
-        Orthonormal.
-
-    Returns
-    -------
-    float tensor, shape (U, M, L)
-    """
-    inside = footprints @ basis.T @ basis
-    outside = footprints - inside
-    degrees = basis.shape[1] - len(basis)
-    expected = 1 / torch.from_numpy(np.maximum(counts, 1)).float()  # (U,)
-    # Most channels see nothing of a unit that the basis does not hold: what they have there is noise, and
-    # what is left of others.
-    level = outside.square().sum(dim=2).median(dim=1).values / degrees
-    level = level.clamp(min=expected, max=_MOST_NOISE * expected)[:, None, None]
-    return _shrunk(inside, len(basis) * level) + _shrunk(outside, degrees * level)
-
-
-def _shrunk(waveforms: torch.Tensor, of_noise: torch.Tensor) -> torch.Tensor:
-    energy = waveforms.square().sum(dim=2, keepdim=True)  # (U, M, 1)
-    return waveforms * (1 - _CAUTION * of_noise / energy.clamp(min=1e-9)).clamp(0, 1)
 
 
 def _build(

@@ -18,14 +18,13 @@ from esort.labels import LabelledSpikes
 from esort.prepared import PreparedRecording, prepare
 from esort.pursuit.bandpass import bandpass_taps, decimate, reduction
 from esort.pursuit.calibration import calibrate_scores
+from esort.pursuit.denoising import NUM_COMPONENTS, temporal_components
 from esort.pursuit.explain import exclusion_rows
 from esort.pursuit.learning import (
-    NUM_COMPONENTS,
     Layout,
     RowLabels,
     learn_units,
     mean_footprints,
-    temporal_components,
 )
 from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.whitening import local_whitening, noise_of
