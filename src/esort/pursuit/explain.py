@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from esort.inference import map_in_threads
-from esort.postprocess import ConflictTable, Spikes, conflict_margin_samples, solve_conflicts
+from esort.postprocess import ConflictTable, Spikes, conflict_margin_samples, join_chunks, solve_conflicts
 from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.overlaps import AMPLITUDE_LIMITS, NUM_PHASES, phase_offsets
 from esort.pursuit.shifting import shifted
@@ -143,7 +143,7 @@ def explain(
             core=(start - first, stop - first),
         )
 
-    spikes = _joined(map_in_threads(explain_chunk, range(0, num_rows, _CHUNK_ROWS)))
+    spikes = join_chunks(map_in_threads(explain_chunk, range(0, num_rows, _CHUNK_ROWS)))
     amplitude = np.clip(spikes.probability / energies[spikes.unit_index] + 0.5, *AMPLITUDE_LIMITS)
     return Events(
         time=spikes.sample_index / _FINE,
@@ -151,16 +151,6 @@ def explain(
         score=spikes.probability,
         amplitude=amplitude.astype(np.float32),
     )
-
-
-def _joined(found: list[Spikes]) -> Spikes:
-    """Chunks one after the other; times between rows may cross a chunk's edge."""
-    columns = [
-        np.concatenate([getattr(part, name) for part in found])
-        for name in ("sample_index", "unit_index", "probability")
-    ]
-    order = np.lexsort((columns[1], columns[0]))
-    return Spikes(*(column[order] for column in columns))
 
 
 def residual(network: PursuitNetwork, whitened: np.ndarray, events: Events) -> np.ndarray:
