@@ -20,13 +20,13 @@ def composed(*overrides):
 @pytest.mark.parametrize(
     ("overrides", "name"),
     [
-        ([], "neuronexus32-medium-dense-finetune-proportional0.56-seed0"),
-        (["drift=slow", "seed=3"], "neuronexus32-medium-slow-dense-finetune-proportional0.56-seed3"),
+        ([], "neuronexus32-medium-pursuit-finetune-proportional0.56-seed0"),
+        (["drift=slow", "seed=3"], "neuronexus32-medium-slow-pursuit-finetune-proportional0.56-seed3"),
         (
             ["teacher=lupin", "label_budget=teacher"],
-            "neuronexus32-medium-dense-finetune-lupin-teacher-seed0",
+            "neuronexus32-medium-pursuit-finetune-lupin-teacher-seed0",
         ),
-        (["recording=path", "recording.path=/a/day1"], "day1-dense-finetune-proportional0.56-seed0"),
+        (["recording=path", "recording.path=/a/day1"], "day1-pursuit-finetune-proportional0.56-seed0"),
     ],
 )
 def test_a_run_is_named_after_its_choices(tmp_path, overrides, name):
