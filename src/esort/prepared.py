@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from esort.files import write_atomically
+from esort.files import new_memory_map, write_atomically
 from esort.health import check_finite
 from esort.preprocessing import Preprocessing, noise_levels_uv
 
@@ -102,7 +102,7 @@ class PreparedRecording:
         """
         shape = (stop_sample, self.num_channels)
         with write_atomically(Path(path)) as partial:
-            out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+            out = new_memory_map(partial, np.float32, shape)
             with ThreadPoolExecutor(num_workers) as pool:
                 list(pool.map(lambda block: self._write(out, *block), self._blocks(stop_sample)))
             out.flush()

@@ -12,6 +12,7 @@ import torch
 
 from esort.calibration import Calibration
 from esort.checkpoint import load_checkpoint
+from esort.files import new_memory_map
 from esort.fitted import Fitted, TrainingSettings
 from esort.inference import one_thread_each
 from esort.labels import LabelledSpikes
@@ -91,7 +92,7 @@ def whitened_traces(
     path.parent.mkdir(parents=True, exist_ok=True)
     num_rows = stop_sample // step
     shape = (prepared.num_channels, num_rows)
-    traces = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    traces = new_memory_map(path, np.float32, shape)
     for start, stop in _blocks(num_rows, round(_BLOCK_S * rate / step)):
         half = len(taps) // 2
         low, high = start * step - half, (stop - 1) * step + half + 1
