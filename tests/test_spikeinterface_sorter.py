@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import spikeinterface as si
 import spikeinterface.sorters as sorters
+from learning_data import make_toy
 from spikeinterface.core import NumpyRecording, append_recordings, generate_ground_truth_recording
+from test_pursuit_sort import RATE, UNUSED, make_settings, make_subject
 
 import esort
 from esort.sorter import Sorter
 from esort.spikeinterface_sorter import CarryingRecording, EsortSorter, carry_esort, register
+from esort.training import train_backbone
 
 pytestmark = pytest.mark.filterwarnings("ignore:The extractor is not serializable")
 
@@ -131,13 +134,22 @@ def test_segments_are_sorted_one_by_one(trained, recording, tmp_path):
     assert np.load(folder / "sorter_output" / "sorting" / "probability.npy").size == spikes.size
 
 
+@pytest.fixture(scope="module")
+def pursuit_backbone(tmp_path_factory):
+    """Temporal components of some other neurons."""
+    folder = tmp_path_factory.mktemp("backbone")
+    source = make_toy(num_units=5, num_channels=6, seconds=4.0, rate=RATE, firing_hz=10.0, seed=7)
+    path = folder / "backbone.safetensors"
+    train_backbone(make_subject(source), source.labels(), UNUSED, make_settings(), path=path, folder=folder)
+    return path
+
+
 @pytest.mark.parametrize("training", ["scratch", "finetune"])
-def test_without_a_checkpoint_it_learns_first(trained, tmp_path, training):
+def test_without_a_checkpoint_it_learns_first(trained, pursuit_backbone, tmp_path, training):
     subject = trained.subject()
     subject.ground_truth.save(folder=tmp_path / "labels")
     short = subject.recording.frame_slice(0, 32_000)
     whole = append_recordings([short, subject.recording])  # the longest is learned from
-    backbone = next((trained.cache / "backbones").glob("*.safetensors"))
     common = {"epochs": 1, "labels": 20, "label_budget": "per_unit", "training": training, "num_workers": 1}
     with pytest.raises(ValueError, match="teacher_path is for recordings of 1 segment, got 2"):
         sorters.run_sorter("esort", whole, tmp_path / "no", teacher_path=tmp_path / "labels")
@@ -147,7 +159,7 @@ def test_without_a_checkpoint_it_learns_first(trained, tmp_path, training):
         folder=tmp_path / "out",
         teacher_path=tmp_path / "labels",
         teacher_seconds=5.0,
-        backbone=backbone if training == "finetune" else None,
+        backbone=pursuit_backbone if training == "finetune" else None,
         cache=tmp_path / "cache",
         **common,
     )

@@ -160,7 +160,7 @@ def mean_footprints(
     """
     channels = _footprint_channels(whitened, labels, contact_positions_um, layout)
     footprints = [
-        _typical(_windows(whitened, labels.of_unit(unit_index), channels[unit_index], layout))
+        _typical(_windows(whitened, _evenly(labels.of_unit(unit_index)), channels[unit_index], layout))
         for unit_index in range(labels.num_units)
     ]
     return torch.stack(footprints), channels
@@ -214,13 +214,21 @@ def _footprint_channels(
     reach = round(_CENTRE_MS * layout.rate_hz / 1000)
     channels = np.zeros((labels.num_units, min(layout.num_footprint_channels, num_channels)), dtype=np.int64)
     for unit_index in range(labels.num_units):
-        waveform = _typical(_windows(whitened, labels.of_unit(unit_index), every, layout)).numpy()
+        waveform = _typical(_windows(whitened, _evenly(labels.of_unit(unit_index)), every, layout)).numpy()
         # Elsewhere in the window a larger spike of another unit may lie.
         centre = waveform[:, layout.footprint_before - reach : layout.footprint_before + reach + 1]
         peak = np.square(centre).sum(axis=1).argmax()
         distance = np.linalg.norm(positions - positions[peak], axis=1)
         channels[unit_index] = np.sort(np.argsort(distance, kind="stable")[: channels.shape[1]])
     return channels
+
+
+def _evenly(values: np.ndarray) -> np.ndarray:
+    """At most `_MAX_EVENTS` of them, from the first to the last."""
+    if len(values) <= _MAX_EVENTS:
+        return values
+    chosen: np.ndarray = values[np.linspace(0, len(values) - 1, _MAX_EVENTS).astype(int)]
+    return chosen
 
 
 def _windows(traces: np.ndarray, time: np.ndarray, channels: np.ndarray, layout: Layout) -> torch.Tensor:
@@ -267,9 +275,9 @@ def _refine(
         footprint = network.footprints[unit_index]
         matched, offset, missed = match_events(events.time[own], labels.of_unit(unit_index), tolerance)
         at_labels = own[matched]
-        parts = [_restored(left, events, at_labels, footprint, channels, layout)[0]]
+        parts = [_restored(left, events, _evenly(at_labels), footprint, channels, layout)[0]]
         if len(missed):
-            parts.append(_windows(left, missed, channels, layout))
+            parts.append(_windows(left, _evenly(missed), channels, layout))
         examples = torch.cat(parts)
         mean = examples.mean(dim=0) if free else _typical(examples)
         count = float(len(examples))
@@ -277,9 +285,7 @@ def _refine(
             others = np.setdiff1d(own, at_labels)
             amplitude = events.amplitude[others]
             others = others[(amplitude > _TYPICAL[0]) & (amplitude < _TYPICAL[1])]
-            if len(others) > _MAX_EVENTS:
-                others = others[np.linspace(0, len(others) - 1, _MAX_EVENTS).astype(int)]
-            rest, remains = _restored(left, events, others, footprint, channels, layout)
+            rest, remains = _restored(left, events, _evenly(others), footprint, channels, layout)
             rest = rest[remains < _MOST_LEFT]
             if len(rest) >= _MIN_FREE:
                 anchored = count + _ANCHOR
