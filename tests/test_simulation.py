@@ -368,3 +368,9 @@ def test_noise_and_drift_leave_the_neurons_and_their_spikes_alone(cache, quiet):
             drifting.sorting.get_unit_spike_train(unit["unit_id"]),
             quiet.sorting.get_unit_spike_train(unit["unit_id"]),
         )
+
+
+def test_without_mearec_it_says_how_to_install_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "MEArec", None)
+    with pytest.raises(ValueError, match=r"needs MEArec: pip install 'esort\[simulate\]'"):
+        simulate(tetrode(), tmp_path)

@@ -11,6 +11,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -35,6 +36,18 @@ def _quiet_and_seeded(seed: int) -> Iterator[None]:
             yield
     finally:
         np.random.set_state(state)  # noqa: NPY002
+
+
+def check_installed() -> None:
+    """Find out before long work whether anything can be simulated.
+
+    Raises
+    ------
+    ValueError
+        If MEArec is missing; ``pip install 'esort[simulate]'``.
+    """
+    if find_spec("MEArec") is None:
+        raise ValueError("a simulated recording needs MEArec: pip install 'esort[simulate]'")
 
 
 def new_seed(rng: np.random.Generator) -> int:

@@ -114,6 +114,7 @@ def simulate(spec: SimulationSpec, cache_folder: str | os.PathLike[str]) -> Simu
             for leftover in cache_folder.glob(f".{folder.name}.partial-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
             if not _is_complete(folder):
+                mearec.check_installed()
                 if folder.exists():
                     logger.warning("%s is not whole and is made anew", folder)
                     shutil.rmtree(folder)
