@@ -22,7 +22,7 @@ FLOORS = [
         "convrecurrent fairness label_curve label_plan",
         "datamodule lightning resume learning answers calibration fitted gradient pursuit training subject "
         "evaluation peers teacher "
-        "teaching detector inference sorter buffered stream openephys chunks outcome report traces "
+        "teaching detector inference sorter executor buffered stream openephys chunks outcome report traces "
         "onnx_graph export "
         "grid study_table study_figure cost "
         "exports nwb phy backbones bootstrap spikeinterface_sorter "

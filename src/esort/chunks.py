@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from esort.executor import Executor, ThreadExecutor
 from esort.files import plain, write_atomically, write_json
 from esort.inference import BLOCK_S
 from esort.postprocess import Spikes
@@ -126,6 +128,7 @@ def sort_in_chunks(
     num_workers: int | None = None,
     progress: Callable[[Iterable], Iterable] | None = None,
     resume: bool = False,
+    executor: Executor | None = None,
 ) -> SortResult:
     """Sort as `Sorter.sort` does, chunk by chunk; each chunk lies on disk when it is finished.
 
@@ -136,6 +139,8 @@ def sort_in_chunks(
     chunks : ChunkFolder
     resume : bool
         Whether to take the chunks that are there.
+    executor : Executor, optional
+        Who sorts the chunks; by default this process, one after another.
     others
         See `Sorter.sort`.
 
@@ -154,30 +159,35 @@ def sort_in_chunks(
     begin = perf_counter()
     rate = float(recording.sampling_frequency)
     stop_sample = int(recording.get_num_samples()) if stop_sample is None else stop_sample
-    length = round(CHUNK_S * rate)
+    executor = ThreadExecutor() if executor is None else executor
+    length = round((executor.chunk_s or CHUNK_S) * rate)
     starts = range(start_sample, max(stop_sample, start_sample + 1), length)
     blocks = range(-(-(stop_sample - start_sample) // round(BLOCK_S * rate)))
     shown = iter(blocks if progress is None else progress(blocks))
+
+    def advance(count: int) -> None:
+        for _ in range(count):
+            next(shown, None)
+
     result: SortResult | None = None
     chunks.begin(resume=resume)
-    for start in starts:
-        if chunks.load(start) is not None:
-            for _ in range(round(length / rate / BLOCK_S)):
-                next(shown, None)
-            continue
-        part = sorter.sort(
-            recording,
-            start_sample=start,
-            stop_sample=min(start + length, stop_sample),
-            thresholds=thresholds,
-            num_workers=num_workers,
-            progress=lambda parts: _advancing(parts, shown),
-        )
-        chunks.save(start, part.spikes)
-        seconds = part.seconds
-        if result is not None:
-            seconds = {name: value + result.seconds[name] for name, value in part.seconds.items()}
-        result = replace(part, seconds=seconds)
+    missing = [start for start in starts if chunks.load(start) is None]
+    advance(round((len(starts) - len(missing)) * length / rate / BLOCK_S))
+    parts = executor.sort(
+        sorter,
+        recording,
+        [(start, min(start + length, stop_sample)) for start in missing],
+        thresholds=thresholds,
+        num_workers=num_workers,
+        advance=advance,
+    )
+    with closing(parts):
+        for start, part in parts:
+            chunks.save(start, part.spikes)
+            seconds = part.seconds
+            if result is not None:
+                seconds = {name: value + result.seconds[name] for name, value in part.seconds.items()}
+            result = replace(part, seconds=seconds)
     for _ in shown:  # lets a progress bar end
         pass
     if result is None:  # all was there
@@ -185,12 +195,6 @@ def sort_in_chunks(
     result = replace(result, spikes=chunks.join(starts), num_samples=stop_sample - start_sample)
     result.seconds["total"] = perf_counter() - begin
     return result
-
-
-def _advancing(blocks: Iterable, shown: Iterator) -> Iterator:
-    for block in blocks:
-        yield block
-        next(shown, None)
 
 
 def save_sorting(result: SortResult, folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from esort.backbones import find_or_make_backbone
+from esort.executor import Executor
 from esort.exports import EXPORTS, check_exports
 from esort.files import write_json
 from esort.label_plan import COLUMNS, LabelPlanner
@@ -109,6 +110,7 @@ def sort(config: DictConfig) -> float | None:
 
 def _pretrain(plan: TrainingPlan, folder: Path, tracker: Tracker) -> dict[str, float]:
     """Make a backbone, for the cache."""
+    executor: Executor = make(config.executor)
     on_disk = isinstance(plan.target, RecordingPath)
     target = open_subject(plan.target, plan.cache) if on_disk else None
     backbone, metrics = _backbone(plan, target, folder, tracker)
@@ -130,6 +132,7 @@ def _learn_and_sort(plan: TrainingPlan, folder: Path, tracker: Tracker) -> dict[
         target,
         labels,
         plan.finetuning,
+            executor=executor,
         plan.settings,
         backbone=backbone,
         path=folder / MODEL,
@@ -269,7 +272,7 @@ def _say_where(outcome: Outcome, agreement: dict[str, Any] | None = None) -> Non
         )
     print(
         f"{run['num_spikes']} spikes of {run['num_units']} units, "
-        f"{run['real_time_factor']:.1f} times real time on {run['cores']} cores"
+        f"{run['real_time_factor']:.1f} times real time on {where}"
     )
     places = {"sorting": folder / SORTING, "scores": folder / SCORES, "model": folder / MODEL}
     places |= {name: folder / EXPORTS[name] for name in run.get("exports", ())}
@@ -278,3 +281,4 @@ def _say_where(outcome: Outcome, agreement: dict[str, Any] | None = None) -> Non
     for name, path in places.items():
         if path.is_file() or name == "sorting" or (name in EXPORTS and path.exists()):
             print(f"{name + ':':<9} {path}")
+    where = "a Ray cluster" if run["executor"] == "ray" else f"{run['cores']} cores"

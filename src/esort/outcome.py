@@ -19,6 +19,7 @@ from esort.checkpoint import package_versions
 from esort.chunks import CHUNK_S, ChunkFolder, open_saved, save_sorting, sort_in_chunks
 from esort.evaluation import Scores, score
 from esort.events import true_spikes
+from esort.executor import Executor, ThreadExecutor
 from esort.exports import Exportable, check_exports, remove_exports, write_exports
 from esort.files import new_folder_atomically, sha256_of_file, write_json
 from esort.footprints import estimate_footprints
@@ -97,6 +98,7 @@ def sort_subject(
     exports: Iterable[str] = (),
     session: Session | None = None,
     report: bool = False,
+    executor: Executor | None = None,
 ) -> Outcome:
     """Sort a stretch of a recording; write ``sorting/``, ``run.json``, ``scores.json``, pictures and exports.
 
@@ -124,6 +126,8 @@ def sort_subject(
         For the NWB file.
     report : bool
         Whether to leave ``report.html`` too.
+    executor : Executor, optional
+        Who sorts the chunks; by default this process.
 
     Returns
     -------
@@ -139,6 +143,7 @@ def sort_subject(
     exports = check_exports(exports, folder, overwrite=overwrite)
     if not overwrite and (folder / SORTING).exists():
         check_output(folder, overwrite=False)
+    executor = ThreadExecutor() if executor is None else executor
     sorter = Sorter.load(checkpoint)
     digest = sha256_of_file(checkpoint)
     chunks = ChunkFolder(
@@ -148,7 +153,7 @@ def sort_subject(
             "recording": subject.fingerprint,
             "stretch": [start_sample, stop_sample],
             "thresholds": thresholds,
-            "chunk_s": CHUNK_S,
+            "chunk_s": executor.chunk_s or CHUNK_S,
             "versions": package_versions(),
         },
     )
@@ -162,6 +167,7 @@ def sort_subject(
         num_workers=num_workers,
         progress=_progress_bar,
         resume=resume,
+        executor=executor,
     )
     sorting = _write_sorting(result, folder / SORTING)
     for name in (SCORES, REPORT, *_PICTURES):
@@ -175,6 +181,7 @@ def sort_subject(
         "checkpoint_sha256": digest,
         "start_sample": start_sample,
         "stop_sample": stop_sample,
+        "executor": executor.name,
         **_describe(result, subject),
         **({"exports": list(exports)} if exports else {}),
         **(facts or {}),
