@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,12 +38,15 @@ class PreparedRecording:
         What lies between them.
     noise_level_uv : float64 array, shape (C,)
         By which the traces are divided.
+    silent_channels : int64 array
+        Bad channels, whose traces are zero.
     """
 
     raw: BaseRecording
     filtered: BaseRecording
     preprocessing: Preprocessing
     noise_level_uv: np.ndarray
+    silent_channels: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @property
     def sampling_frequency(self) -> float:
@@ -81,7 +84,9 @@ class PreparedRecording:
             stored = self.raw.get_traces(start_frame=first, end_frame=last)
             check_finite(stored, first, self.raw.channel_ids)
         traces = self.filtered.get_traces(start_frame=start_sample, end_frame=stop_sample)
-        return traces / self.noise_level_uv.astype(np.float32)
+        scaled: np.ndarray = traces / self.noise_level_uv.astype(np.float32)
+        scaled[:, self.silent_channels] = 0
+        return scaled
 
     def memory_map(
         self, path: str | os.PathLike[str], *, stop_sample: int, num_workers: int = 2
@@ -124,6 +129,7 @@ def prepare(
     noise_level_uv: np.ndarray | None = None,
     noise_stop_sample: int | None = None,
     channel_order: np.ndarray | None = None,
+    silent_channels: Sequence[int] | np.ndarray = (),
     seed: int = 0,
 ) -> PreparedRecording:
     """Put a recording behind filter and scaling.
@@ -138,6 +144,8 @@ def prepare(
         By default the whole recording may be looked at.
     channel_order : int array, shape (C,), optional
         Which channels to take, in the network's order.
+    silent_channels : sequence of int
+        Bad channels, in that order: their traces become zero.
     seed : int
         Where the noise is measured.
 
@@ -165,4 +173,5 @@ def prepare(
         filtered=filtered,
         preprocessing=resolved,
         noise_level_uv=np.asarray(noise_level_uv, dtype=np.float64),
+        silent_channels=np.asarray(silent_channels, dtype=np.int64),
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,8 @@ from esort.postprocess import Spikes
 from esort.prepared import PreparedRecording, prepare
 from esort.preprocessing import Preprocessing
 from esort.pursuit.detector import ScoreDetector
+from esort.pursuit.learning import score_thresholds
+from esort.pursuit.missing import without_channels
 from esort.pursuit.network import PursuitNetwork
 
 if TYPE_CHECKING:
@@ -109,6 +111,8 @@ class Sorter:
         self.tables = UnitTables() if tables is None else tables
         self.preprocessing = Preprocessing.from_dict(card.preprocessing)
         self.postprocessing = Postprocessing(**card.postprocess)
+        self.missing_channels = np.zeros(0, dtype=np.int64)
+        """Channels that are not listened to, see `without_channels`."""
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Sorter:
@@ -133,6 +137,38 @@ class Sorter:
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(path, " ".join(str(error).split())) from None
 
+    def without_channels(self, channels: Iterable[int]) -> Sorter:
+        """Return a sorter that does without some channels, which have died or become noisy.
+
+        Parameters
+        ----------
+        channels : ints
+            Positions in the network's order.
+
+        Raises
+        ------
+        ValueError
+            If no channel is left.
+        """
+        bad = np.unique(np.asarray(list(channels), dtype=np.int64))
+        if not bad.size:
+            return self
+        if bad.size == self.card.num_channels:
+            raise ValueError(f"all {bad.size} channels are bad: expected at least 1 good one")
+        network, card = self.network, self.card
+        if isinstance(network, PursuitNetwork):
+            before = network.energies.numpy().astype(np.float64)
+            network = without_channels(network, bad)
+            after = network.energies.numpy().astype(np.float64)
+            # As high in the energy that is left, and as unlikely to be noise.
+            left = after / np.where(before > 0, before, 1)
+            thresholds = np.maximum(np.asarray(card.thresholds) * left, score_thresholds(after))
+            card = replace(card, thresholds=tuple(thresholds.tolist()))
+        changed = Sorter(network, card, self.tables)
+        changed.postprocessing = self.postprocessing
+        changed.missing_channels = np.union1d(self.missing_channels, bad)
+        return changed
+
     def prepare(self, recording: BaseRecording) -> PreparedRecording:
         """Put a recording behind the filter and scaling that the network learned with.
 
@@ -146,6 +182,7 @@ class Sorter:
             self.preprocessing,
             noise_level_uv=np.asarray(self.card.noise_level_uv),
             channel_order=self._channel_order(recording),
+            silent_channels=self.missing_channels,
         )
 
     def _channel_order(self, recording: BaseRecording) -> np.ndarray:

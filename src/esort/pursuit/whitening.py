@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.ndimage import maximum_filter1d
 
-__all__ = ["local_whitening", "noise_of"]
+__all__ = ["local_whitening", "noise_of", "zca_rows"]
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +88,29 @@ def local_whitening(
     # Without enough quiet samples, for example on a channel that bursts all the time: the robust level.
     np.fill_diagonal(covariance, np.where(own > 0, own, 1.0))
     distances = np.linalg.norm(contact_positions_um[:, None] - contact_positions_um[None], axis=2)
-    whitening = np.zeros_like(distances, dtype=np.float32)
-    for channel, near in enumerate(distances <= RADIUS_UM):
-        members = np.flatnonzero(near)
+    return zca_rows(covariance, noise, distances <= RADIUS_UM)
+
+
+def zca_rows(covariance: np.ndarray, noise: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Whiten each channel over its neighbourhood.
+
+    Parameters
+    ----------
+    covariance : float array, shape (C, C)
+        Of traces in units of the noise level.
+    noise : float array, shape (C,)
+        Noise level of each channel.
+    near : bool array, shape (C, C)
+        The neighbourhood of each channel, itself included; a channel without one stays silent.
+
+    Returns
+    -------
+    float32 array, shape (C, C)
+    """
+    whitening = np.zeros(covariance.shape, dtype=np.float32)
+    for channel, members in enumerate(map(np.flatnonzero, near)):
+        if not members.size:
+            continue
         eigenvalues, vectors = np.linalg.eigh(covariance[np.ix_(members, members)].astype(np.float64))
         least = np.maximum(eigenvalues, _LEAST_EIGENVALUE * eigenvalues[-1])
         row = (vectors[members == channel] / np.sqrt(least)) @ vectors.T  # (1, M)
