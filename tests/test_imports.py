@@ -15,7 +15,7 @@ PACKAGE = ROOT / "src" / "esort"
 FLOORS = [
     set(floor.split())
     for floor in (
-        "files style",
+        "files locks style",
         "postprocess network labels probes tracker tracking",
         "recordings contacts curation formats phy_tables preprocessing health prepared simulation windows "
         "examples matched card checkpoint footprints events results excerpt symptoms "
@@ -26,7 +26,7 @@ FLOORS = [
         "onnx_graph export "
         "grid study_table study_figure cost "
         "exports nwb phy backbones bootstrap spikeinterface_sorter "
-        "inspect doctor page",
+        "inspect doctor page manifest verify",
         "experiment plan runs sweep jobs study worker command",
     )
 ]

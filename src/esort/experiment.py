@@ -16,6 +16,7 @@ from esort.exports import EXPORTS, check_exports
 from esort.files import write_json
 from esort.label_plan import COLUMNS, LabelPlanner
 from esort.labels import LabelledSpikes
+from esort.manifest import how_to_open, make_manifest
 from esort.outcome import Outcome, sort_subject
 from esort.page import REPORT, try_page
 from esort.plan import TrainingPlan, make, target_of, threshold, whole_number
@@ -23,6 +24,7 @@ from esort.recordings import RecordingPath
 from esort.report import plot_curve
 from esort.results import MODEL, RUN, SCORES, SORTING
 from esort.runs import Run
+from esort.simulation import SimulationSpec
 from esort.sorter import Sorter
 from esort.study import run_study
 from esort.subject import Subject, open_subject
@@ -60,8 +62,34 @@ def _train_one(config: DictConfig, run: Run) -> dict[str, float]:
     plan = TrainingPlan.from_config(config)
     with plan.tracker.open(run.folder, name=run.name) as tracker:
         tracker.config(run.columns)
-        phase = _pretrain if plan.mode == "pretrain" else _learn_and_sort
-        return phase(plan, run.folder, tracker)
+        if plan.mode == "pretrain":
+            return _pretrain(plan, run.folder, tracker)
+        metrics, outcome, target = _learn_and_sort(plan, run.folder, tracker)
+        _write_manifest("train", config, plan.target, target, outcome)
+    return metrics
+
+
+def _write_manifest(
+    command: str,
+    config: DictConfig,
+    spec: SimulationSpec | RecordingPath,
+    subject: Subject,
+    outcome: Outcome,
+    thresholds: float | None = None,
+) -> None:
+    """Say last of all what belongs to the result; see `esort.verify`."""
+    content = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(content, dict)
+    make_manifest(
+        command,
+        outcome.folder,
+        sorting=outcome.sorting,
+        recording=subject.recording,
+        opened=how_to_open(spec, subject.source),
+        config={str(key): value for key, value in content.items() if key != "hydra"},
+        thresholds=thresholds,
+        whole_recording=bool(config.digest_recording),
+    ).save(outcome.folder)
 
 
 def sort(config: DictConfig) -> float | None:
@@ -82,6 +110,7 @@ def sort(config: DictConfig) -> float | None:
         raise ValueError("sort.py needs a checkpoint that train.py made: give checkpoint=FILE")
     spec = target_of(config)
     tracker_spec: TrackerSpec = make(config.logger)
+    executor: Executor = make(config.executor)
     thresholds = threshold(config.thresholds)
     exports, session = check_exports(config.export), make(config.session)
     num_workers = (
@@ -91,9 +120,10 @@ def sort(config: DictConfig) -> float | None:
     Sorter.load(checkpoint)  # a file that cannot be used is found before the recording is opened or made
     with tracker_spec.open(run.folder, name=run.name) as tracker:
         tracker.config(run.columns | {"checkpoint": str(checkpoint)})
+        subject = open_subject(spec, config.cache)
         outcome = sort_subject(
             checkpoint,
-            open_subject(spec, config.cache),
+            subject,
             run.folder,
             thresholds=thresholds,
             num_workers=num_workers,
@@ -102,15 +132,16 @@ def sort(config: DictConfig) -> float | None:
             exports=exports,
             session=session,
             report=bool(config.report),
+            executor=executor,
         )
         _record(tracker, outcome)
+        _write_manifest("sort", config, spec, subject, outcome, thresholds)
     _say_where(outcome)
     return outcome.scores.pooled_accuracy if outcome.scores else None
 
 
 def _pretrain(plan: TrainingPlan, folder: Path, tracker: Tracker) -> dict[str, float]:
     """Make a backbone, for the cache."""
-    executor: Executor = make(config.executor)
     on_disk = isinstance(plan.target, RecordingPath)
     target = open_subject(plan.target, plan.cache) if on_disk else None
     backbone, metrics = _backbone(plan, target, folder, tracker)
@@ -120,7 +151,9 @@ def _pretrain(plan: TrainingPlan, folder: Path, tracker: Tracker) -> dict[str, f
     return metrics
 
 
-def _learn_and_sort(plan: TrainingPlan, folder: Path, tracker: Tracker) -> dict[str, float]:
+def _learn_and_sort(
+    plan: TrainingPlan, folder: Path, tracker: Tracker
+) -> tuple[dict[str, float], Outcome, Subject]:
     """Learn the units of the target's first part, sort the rest."""
     assert plan.finetuning is not None
     target = open_subject(plan.target, plan.cache)
@@ -132,7 +165,6 @@ def _learn_and_sort(plan: TrainingPlan, folder: Path, tracker: Tracker) -> dict[
         target,
         labels,
         plan.finetuning,
-            executor=executor,
         plan.settings,
         backbone=backbone,
         path=folder / MODEL,
@@ -165,7 +197,7 @@ def _learn_and_sort(plan: TrainingPlan, folder: Path, tracker: Tracker) -> dict[
     _record(tracker, outcome, agreement)
     tracker.artifact(folder / MODEL, "model", "model")
     _say_where(outcome, agreement)
-    return metrics
+    return metrics, outcome, target
 
 
 def _backbone(
@@ -270,6 +302,7 @@ def _say_where(outcome: Outcome, agreement: dict[str, Any] | None = None) -> Non
             f"agreement with the teacher on the rest: {agreement['mean_best']:.3f} in the mean over its "
             f"{len(agreement['units'])} units, {agreement['pooled']:.3f} of all spikes"
         )
+    where = "a Ray cluster" if run["executor"] == "ray" else f"{run['cores']} cores"
     print(
         f"{run['num_spikes']} spikes of {run['num_units']} units, "
         f"{run['real_time_factor']:.1f} times real time on {where}"
@@ -281,4 +314,3 @@ def _say_where(outcome: Outcome, agreement: dict[str, Any] | None = None) -> Non
     for name, path in places.items():
         if path.is_file() or name == "sorting" or (name in EXPORTS and path.exists()):
             print(f"{name + ':':<9} {path}")
-    where = "a Ray cluster" if run["executor"] == "ray" else f"{run['cores']} cores"

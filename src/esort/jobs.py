@@ -27,7 +27,7 @@ from esort.training import backbone_digest
 __all__ = ["Job", "code_digest", "plan_jobs", "study_command", "study_name"]
 
 # What changes no result, only where it lies and how it is shown.
-_NOT_OF_A_RESULT = ("study", "resume", "cache", "logger", "label_plan")
+_NOT_OF_A_RESULT = ("study", "resume", "cache", "logger", "label_plan", "digest_recording")
 # For a recording on disk nobody knows yet how large it is.
 _GUESSED_CHANNELS, _GUESSED_S, _GUESSED_UNITS = 128, 60.0, 90
 

@@ -166,7 +166,8 @@ def learn(
     labels : LabelledSpikes
     spec : LearningSpec
     make_trainer : callable
-        Returns a Lightning trainer; is given ``max_epochs``, ``callbacks``, ``logger``, ``default_root_dir``.
+        Returns a Lightning trainer; is given ``max_epochs``, ``callbacks``, ``logger``, ``default_root_dir``
+        and ``plugins``.
     folder : Path
         Where Lightning keeps its checkpoints; what another training left there is removed, unless `resume`.
     seed : int
@@ -202,7 +203,7 @@ def learn(
     from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
     from esort.datamodule import SpikeDataModule
-    from esort.lightning import EpochLines, SpikeModule, quiet_lightning
+    from esort.lightning import EpochLines, SpikeModule, WholeFiles, quiet_lightning
 
     pl.seed_everything(seed, verbose=False)
     rng = np.random.default_rng(seed)
@@ -242,6 +243,7 @@ def learn(
             callbacks=[epochs, EarlyStopping("val/loss", patience=spec.patience), best, last],
             logger=lightning_logger,
             default_root_dir=folder,
+            plugins=[WholeFiles()],
         )
         trainer.fit(module, datamodule=data, ckpt_path=files.last if files.last.exists() else None)
     files.load_best(network)

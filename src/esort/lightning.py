@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -12,14 +13,16 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.nn import functional
 
+from esort.files import write_atomically
 from esort.network import SpikeNetwork
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["EpochLines", "SpikeModule", "masked_loss", "quiet_lightning"]
+__all__ = ["EpochLines", "SpikeModule", "WholeFiles", "masked_loss", "quiet_lightning"]
 
 # Warnings of Lightning that tell a user of esort nothing, by their beginning, with the reason.
 _NOISE = (
@@ -29,6 +32,8 @@ _NOISE = (
     r"`?isinstance\(treespec, LeafSpec\)",
     # Curves have one point per epoch, whatever the steps: there is no logging interval to be smaller than.
     r"The number of training batches \(\d+\) is smaller than the logging interval",
+    # On a SLURM cluster: a training is one process, with srun in front or without.
+    r"The `srun` command is available",
     # The folder holds the last run's checkpoint, which is what resuming is for.
     r"Checkpoint directory .* exists and is not empty",
 )
@@ -68,6 +73,21 @@ def quiet_lightning() -> Iterator[None]:
         finally:
             for talker, level in zip(talkers, levels, strict=True):
                 talker.setLevel(level)
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes Lightning's checkpoints so that each is whole or absent.
+
+    Lightning moves them from the system's folder for temporary files: on another disk that is a copy, of
+    which a killed process leaves a part.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """See `pytorch_lightning.plugins.io.CheckpointIO`."""
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        with write_atomically(path) as partial:
+            partial.write_bytes(content.getbuffer())
 
 
 class SpikeModule(pl.LightningModule):

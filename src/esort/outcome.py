@@ -27,7 +27,7 @@ from esort.inference import BLOCK_S, available_cores
 from esort.nwb import Session
 from esort.page import REPORT, try_page
 from esort.report import plot_accuracy, plot_probe, plot_reliability
-from esort.results import CHUNKS, RUN, SCORES, SORTING, check_output, set_aside
+from esort.results import CHUNKS, MANIFEST, RUN, SCORES, SORTING, check_output, set_aside
 from esort.sorter import Sorter, SortResult
 from esort.subject import Subject
 from esort.traces import plot_traces
@@ -170,7 +170,7 @@ def sort_subject(
         executor=executor,
     )
     sorting = _write_sorting(result, folder / SORTING)
-    for name in (SCORES, REPORT, *_PICTURES):
+    for name in (MANIFEST, SCORES, REPORT, *_PICTURES):
         (folder / name).unlink(missing_ok=True)  # of the sorting that was replaced
     remove_exports(folder)
     stop_sample = start_sample + result.num_samples

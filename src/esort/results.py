@@ -8,9 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["AGREEMENT", "CHUNKS", "MODEL", "RUN", "SCORES", "SORTING", "check_output", "set_aside"]
+__all__ = [
+    "AGREEMENT",
+    "CHUNKS",
+    "MANIFEST",
+    "MODEL",
+    "RUN",
+    "SCORES",
+    "SORTING",
+    "check_output",
+    "set_aside",
+]
 
 SORTING, MODEL, RUN, SCORES = "sorting", "model.safetensors", "run.json", "scores.json"
+MANIFEST = "manifest.json"  # written last: a folder without it is not whole
 CHUNKS = "chunks"  # of a sorting that is not finished
 AGREEMENT = "agreement.json"  # of each pair of units, with a teacher
 

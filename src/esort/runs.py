@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-__all__ = ["ERROR_FILE", "Run", "complain", "full_errors", "one_line_errors"]
+from esort.locks import hold_folder
+
+__all__ = ["ERROR_FILE", "INTERRUPTED", "TERMINATED", "Run", "complain", "full_errors", "one_line_errors"]
+
+TERMINATED, INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT
+"""Exit codes after SIGTERM (from SLURM, for example) and Ctrl-C."""
 
 # A job of a sweep that failed leaves its error here; the table at the end of the sweep shows it.
 ERROR_FILE = "error.txt"
@@ -88,7 +96,9 @@ def _name(choices: dict[str, Any], config: DictConfig) -> str:
 
 
 def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """Turn an expected error into one line on stderr and exit code 1.
+    """Turn an expected error into one line on stderr and exit code 1; keep other processes out of the folder.
+
+    SIGTERM and Ctrl-C end the run with `TERMINATED` or `INTERRUPTED`: what was finished is on the disk.
 
     With HYDRA_FULL_ERROR=1 the traceback stays. In a sweep the other jobs go on: the failed job returns NaN
     and leaves its line in ``error.txt``; the sweep ends with exit code 1 (see `esort.sweep`).
@@ -102,10 +112,18 @@ def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig],
     @functools.wraps(task)
     def run(config: DictConfig) -> Any:
         hydra = HydraConfig.get()
-        error_file = Path(hydra.runtime.output_dir) / ERROR_FILE
-        error_file.unlink(missing_ok=True)
+        folder = Path(hydra.runtime.output_dir)
+        error_file = folder / ERROR_FILE
         try:
-            return task(config)
+            with _ending_in_order(), hold_folder(folder):
+                error_file.unlink(missing_ok=True)
+                return task(config)
+        except _Terminated:
+            complain(f"ended by SIGTERM: what was finished is kept in {folder}, resume=true goes on with it")
+            raise
+        except KeyboardInterrupt:
+            complain(f"interrupted: what was finished is kept in {folder}, resume=true goes on with it")
+            sys.exit(INTERRUPTED)
         except (ValueError, OSError, OmegaConfBaseException, InstantiationException) as error:
             if full_errors():
                 raise
@@ -118,6 +136,27 @@ def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig],
             return float("nan")
 
     return run
+
+
+class _Terminated(SystemExit):
+    """Unwinds the stack, so that every half-written file is removed and every lock released."""
+
+
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Let SIGTERM end the block like an error does; only the main thread can choose."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: Any) -> None:
+        raise _Terminated(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def complain(line: str) -> None:

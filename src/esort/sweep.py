@@ -11,7 +11,8 @@ import pandas as pd
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from esort.files import write_atomically
+from esort.files import check_writable, write_atomically
+from esort.locks import check_free
 from esort.results import check_output
 from esort.runs import ERROR_FILE, complain, full_errors
 
@@ -25,7 +26,7 @@ _COLUMNS = {
 
 
 class FolderGuard(Callback):
-    """Refuses a folder that holds results, before Hydra writes anything into it."""
+    """Refuses a folder that holds results, is in use or takes none, before Hydra writes anything into it."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """See `hydra.experimental.callback.Callback`."""
@@ -43,6 +44,8 @@ class FolderGuard(Callback):
             how = "overwrite=true to replace it" if "overwrite" in config else "resume=true to go on"
             for folder in folders:
                 check_output(folder, overwrite=resume or overwrite, how=how)
+                check_free(folder)
+            check_writable(folders[0])
         except (ValueError, OSError) as error:
             if full_errors():
                 raise SystemExit(f"{type(error).__name__}: {error}") from error
