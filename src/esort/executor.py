@@ -93,10 +93,25 @@ class Executor(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ThreadExecutor:
-    """Sorts one chunk after another in this process, each with a thread per core."""
+    """Sorts one chunk after another in this process, each with a thread per core.
+
+    Parameters
+    ----------
+    chunk_s : float, optional
+        Length of a chunk, in seconds: so much is lost by an interruption. By default what is usual.
+
+    Raises
+    ------
+    ValueError
+        If it is no number of at least `esort.inference.BLOCK_S`.
+    """
 
     name = "threads"
-    chunk_s = None
+    chunk_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.chunk_s is not None:
+            _check_seconds("chunk_s", self.chunk_s)
 
     def sort(
         self,
@@ -127,6 +142,12 @@ class ThreadExecutor:
                     progress=progress,
                 ),
             )
+
+
+def _check_seconds(name: str, value: float) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not (number and value >= BLOCK_S):
+        raise ValueError(f"executor.{name} must be a number of seconds of at least {BLOCK_S}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,12 +186,7 @@ class RayExecutor:
         if self.address is not None and not (isinstance(self.address, str) and self.address):
             raise ValueError(f"executor.address must be host:port or ray://host:port, got {self.address!r}")
         for name in ("chunk_s", "patience_s"):
-            value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-            if not (number and value >= BLOCK_S):
-                raise ValueError(
-                    f"executor.{name} must be a number of seconds of at least {BLOCK_S}, got {value!r}"
-                )
+            _check_seconds(name, getattr(self, name))
         if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
             raise ValueError(f"executor.attempts must be a whole number of at least 1, got {self.attempts!r}")
         found = importlib.util.find_spec("ray")

@@ -117,7 +117,8 @@ def sort_subject(
     overwrite : bool
         Whether a sorting that lies in the folder may be replaced.
     resume : bool
-        Whether to go on with the chunks that an interrupted sorting left in the folder.
+        Whether to go on with the chunks that an interrupted sorting left in the folder, and to replace what
+        else it left.
     facts : dict, optional
         More for ``run.json``.
     exports : sequence of str
@@ -140,6 +141,8 @@ def sort_subject(
     FileNotFoundError, CheckpointError, ValueError
         If the checkpoint cannot be read, or does not fit the recording; or an export fails.
     """
+    # Without a manifest the run did not end: what lies there is the first part of what is to come.
+    overwrite = overwrite or (resume and not (folder / MANIFEST).exists())
     exports = check_exports(exports, folder, overwrite=overwrite)
     if not overwrite and (folder / SORTING).exists():
         check_output(folder, overwrite=False)
