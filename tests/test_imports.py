@@ -17,7 +17,8 @@ FLOORS = [
     for floor in (
         "files locks style",
         "postprocess network labels probes tracker tracking",
-        "recordings contacts curation formats phy_tables preprocessing health prepared simulation windows "
+        "recordings contacts curation formats phy_tables artifacts blanking stretches handling resampling "
+        "interpolation defects label_pairs preprocessing health prepared simulation windows "
         "examples matched card checkpoint footprints events results excerpt symptoms "
         "convrecurrent fairness label_curve label_plan",
         "datamodule lightning resume learning answers calibration fitted gradient pursuit training subject "
@@ -26,8 +27,8 @@ FLOORS = [
         "onnx_graph export "
         "grid study_table study_figure cost "
         "exports nwb phy backbones bootstrap spikeinterface_sorter "
-        "inspect doctor page manifest verify",
-        "experiment plan runs sweep jobs study worker command",
+        "inspect doctor page pretrained manifest verify",
+        "experiment plan runs sweep jobs study worker command optimise",
     )
 ]
 # These import nothing of esort's but the file helpers and parts of themselves.
@@ -42,8 +43,9 @@ ALONE = {
 ONLY_IN = {
     "wandb": {"tracking"},
     "MEArec": {"simulation"},
-    "hydra": {"experiment", "plan", "runs", "sweep", "jobs", "command"},
-    "omegaconf": {"experiment", "plan", "runs", "sweep", "jobs", "study", "worker", "command"},
+    "optuna": {"optimise"},
+    "hydra": {"experiment", "plan", "runs", "sweep", "jobs", "command", "optimise"},
+    "omegaconf": {"experiment", "plan", "runs", "sweep", "jobs", "study", "worker", "command", "optimise"},
 }
 # What costs seconds to import, or binds arrays to one library, does not come in by the front door.
 FRAMEWORKS = {"torch", "jax", "cupy", "tensorflow", "array_api_strict", "pytorch_lightning"}

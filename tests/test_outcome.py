@@ -32,6 +32,8 @@ FIELDS = {
     "cores",
     "platform",
     "versions",
+    "executor",
+    "defects",
 }
 
 

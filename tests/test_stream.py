@@ -92,7 +92,7 @@ def test_no_spike_comes_later_than_the_stated_latency(sorters, recording, traces
 def test_the_latency_of_the_pursuit_is_short_and_said(sorters):
     latency = StreamingSorter(sorters["pursuit"]).latency
     assert latency.total_ms == pytest.approx(
-        latency.filter_ms + latency.window_ms + latency.decision_ms, abs=1e-9
+        latency.filter_ms + latency.window_ms + latency.decision_ms + latency.blanking_ms, abs=1e-9
     )
     assert latency.total_ms < 25
     assert str(latency).startswith("a spike is certain at most ")

@@ -18,6 +18,7 @@ from esort.files import plain, write_atomically, write_json
 from esort.inference import BLOCK_S
 from esort.postprocess import Spikes
 from esort.sorter import Sorter, SortResult
+from esort.stretches import merged
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording, BaseSorting
@@ -29,6 +30,7 @@ CHUNK_S = 300.0
 
 # Columns of the spikes, and what they are kept as.
 _COLUMNS = {"sample_index": "<i8", "unit_index": "<i8", "probability": "<f4"}
+_BLANKED = "blanked"
 # Spikes that are in memory at once when a sorting is written.
 _SPIKES_AT_ONCE = 2**20
 
@@ -77,9 +79,10 @@ class ChunkFolder:
         with np.load(path) as stored:
             return Spikes(*(stored[name] for name in _COLUMNS))
 
-    def save(self, start_sample: int, spikes: Spikes) -> None:
-        """Keep the spikes of a chunk; the file is whole or absent."""
+    def save(self, start_sample: int, spikes: Spikes, blanked: np.ndarray | None = None) -> None:
+        """Keep the spikes of a chunk and what of it was blanked; the file is whole or absent."""
         columns = {name: getattr(spikes, name).astype(dtype) for name, dtype in _COLUMNS.items()}
+        columns[_BLANKED] = np.zeros((0, 2), dtype=np.int64) if blanked is None else blanked
         if not self._note.is_file():
             write_json(self._note, self.identity)
         with write_atomically(self._path(start_sample)) as partial:
@@ -98,6 +101,14 @@ class ChunkFolder:
             # An empty file cannot be mapped.
             columns.append(np.load(path, mmap_mode="r" if count else None))
         return Spikes(*columns)
+
+    def blanked(self, starts: Iterable[int]) -> np.ndarray:
+        """Stretches of all chunks that were blanked, int64 (K, 2)."""
+        found = [np.zeros((0, 2), dtype=np.int64)]
+        for start in starts:
+            with np.load(self._path(start)) as stored:
+                found.append(stored[_BLANKED])
+        return merged(np.concatenate(found))
 
     def clear(self) -> None:
         """Remove all, first the note: without it nobody believes the rest."""
@@ -183,7 +194,7 @@ def sort_in_chunks(
     )
     with closing(parts):
         for start, part in parts:
-            chunks.save(start, part.spikes)
+            chunks.save(start, part.spikes, part.blanked)
             seconds = part.seconds
             if result is not None:
                 seconds = {name: value + result.seconds[name] for name, value in part.seconds.items()}
@@ -192,7 +203,12 @@ def sort_in_chunks(
         pass
     if result is None:  # all was there
         result = sorter.sort(recording, start_sample=stop_sample, stop_sample=stop_sample)
-    result = replace(result, spikes=chunks.join(starts), num_samples=stop_sample - start_sample)
+    result = replace(
+        result,
+        spikes=chunks.join(starts),
+        num_samples=stop_sample - start_sample,
+        blanked=chunks.blanked(starts),
+    )
     result.seconds["total"] = perf_counter() - begin
     return result
 

@@ -16,12 +16,13 @@ from esort.labels import LabelledSpikes
 from esort.network import NetworkSpec, SpikeNetwork
 from esort.prepared import PreparedRecording
 from esort.preprocessing import Preprocessing
+from esort.stretches import within
 from esort.subject import Subject
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
-__all__ = ["Fitted", "TrainingSettings"]
+__all__ = ["Fitted", "TrainingSettings", "without_artefacts"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,24 @@ class TrainingSettings:
     make_trainer: Callable[..., pl.Trainer]
     seed: int = 0
     resume: bool = False
+
+
+def without_artefacts(labels: LabelledSpikes, prepared: PreparedRecording) -> LabelledSpikes:
+    """Leave out the labels in stretches that were blanked, once the traces of the labelled time were read.
+
+    Raises
+    ------
+    ValueError
+        If no label is left.
+    """
+    stretches = prepared.blanked_stretches(labels.start_sample, labels.stop_sample)
+    kept = labels.outside(within(labels.sample_index, stretches), "artefacts")
+    if kept.num_units == 0:
+        raise ValueError(
+            f"all {labels.num_spikes} labelled spikes lie in {len(stretches)} artefacts: expected "
+            f"some outside, recording.blank=false keeps them"
+        )
+    return kept
 
 
 @dataclass(kw_only=True, eq=False)

@@ -10,7 +10,7 @@ import torch
 
 from esort.calibration import calibration_room
 from esort.checkpoint import load_checkpoint
-from esort.fitted import Fitted, TrainingSettings
+from esort.fitted import Fitted, TrainingSettings, without_artefacts
 from esort.labels import LabelledSpikes
 from esort.learning import LearningSpec, learn
 from esort.network import SpikeNetwork, build_network
@@ -60,6 +60,8 @@ def fit_by_gradient(
             f"expected labelled spikes with {room.before_samples} samples before and {room.after_samples} "
             f"after them in [{labels.start_sample}, {labels.stop_sample}), got none"
         )
+    traces = prepared.memory_map(scratch / f"{name}.npy", stop_sample=labels.stop_sample)
+    labels = without_artefacts(labels, prepared)
     hyper_parameters["num_units"] = labels.num_units
     torch.manual_seed(settings.seed)
     network = build_network(settings.network.name, hyper_parameters)
@@ -73,7 +75,6 @@ def fit_by_gradient(
         prepared.num_channels,
         labels.stop_sample / subject.sampling_frequency,
     )
-    traces = prepared.memory_map(scratch / f"{name}.npy", stop_sample=labels.stop_sample)
     metrics = learn(
         network,
         traces,

@@ -53,10 +53,17 @@ def check_recording(recording: BaseRecording) -> None:
     _, first, counts = np.unique(positions, axis=0, return_index=True, return_counts=True)
     if (counts > 1).any():
         position = positions[first[counts > 1][0]]
-        same = recording.channel_ids[(positions == position).all(axis=1)]
+        there = (positions == position).all(axis=1)
+        same = recording.channel_ids[there]
+        groups = recording.get_channel_groups()
+        several, count = len(np.unique(groups[there])) > 1, len(np.unique(groups))
+        advice = (
+            f": the recording's {count} probes lie on top of each other, sort them one by one "
+            f"(SpikeInterface: recording.split_by('group')) or move one in the probe file"
+        )
         raise ValueError(
             f"contact positions must differ, but channels {', '.join(map(str, same))} are all at "
-            f"({position[0]:g}, {position[1]:g}) µm"
+            f"({position[0]:g}, {position[1]:g}) µm{advice if several else ''}"
         )
     if np.dtype(recording.dtype).kind == "f":
         stop = min(recording.get_num_samples(), max(1, round(0.1 * recording.sampling_frequency)))
@@ -112,15 +119,18 @@ def find_nonfinite(traces: np.ndarray, start_sample: int = 0) -> tuple[int, int]
 def check_finite(
     traces: np.ndarray, start_sample: int = 0, channel_ids: Sequence[Any] | np.ndarray | None = None
 ) -> None:
-    """Raise a ValueError that says where the first NaN or infinity is; see `find_nonfinite`."""
+    """Raise a ValueError that says where the first NaN or infinity is, and how many; see `find_nonfinite`."""
     found = find_nonfinite(traces, start_sample)
     if found is None:
         return
     sample, channel = found
     name = channel if channel_ids is None else channel_ids[channel]
+    bad = ~np.isfinite(traces)
     raise ValueError(
         f"traces must be finite, got {traces[sample - start_sample, channel]} "
-        f"at sample {sample}, channel {name}"
+        f"at sample {sample}, channel {name}, the first of {bad.sum()} such values on "
+        f"{bad.any(axis=0).sum()} channels in samples {start_sample} to {start_sample + len(traces)}; "
+        f"recording.on_nan=interpolate bridges them"
     )
 
 

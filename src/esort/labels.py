@@ -145,6 +145,30 @@ class LabelledSpikes:
             unit_ids=tuple(unit_id for unit_id, keep in zip(self.unit_ids, chosen, strict=True) if keep),
         )
 
+    def outside(self, inside: np.ndarray, what: str) -> LabelledSpikes:
+        """Leave out some spikes, and units that keep none; both are said in a warning.
+
+        Parameters
+        ----------
+        inside : bool array, shape (S,)
+            Which spikes to leave out.
+        what : str
+            What these lie in, for the warning.
+        """
+        if not inside.any():
+            return self
+        logger.warning("%d of %d labelled spikes lie in %s, left out", inside.sum(), inside.size, what)
+        return _without_empty_units(
+            self.sample_index[~inside],
+            self.unit_index[~inside],
+            self.unit_ids,
+            f"all labelled spikes lie in {what}",
+            sampling_frequency=self.sampling_frequency,
+            start_sample=self.start_sample,
+            stop_sample=self.stop_sample,
+            complete=self.complete,
+        )
+
     def with_room(self, before_samples: int, after_samples: int) -> LabelledSpikes:
         """Leave out the spikes whose window reaches beyond the labelled time.
 

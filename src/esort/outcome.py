@@ -8,7 +8,7 @@ import resource
 import sys
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +17,19 @@ from tqdm import tqdm
 
 from esort.checkpoint import package_versions
 from esort.chunks import CHUNK_S, ChunkFolder, open_saved, save_sorting, sort_in_chunks
+from esort.defects import check_scale
 from esort.evaluation import Scores, score
 from esort.events import true_spikes
 from esort.executor import Executor, ThreadExecutor
 from esort.exports import Exportable, check_exports, remove_exports, write_exports
 from esort.files import new_folder_atomically, sha256_of_file, write_json
 from esort.footprints import estimate_footprints
+from esort.handling import handling_of
 from esort.inference import BLOCK_S, available_cores
 from esort.nwb import Session
 from esort.page import REPORT, try_page
 from esort.report import plot_accuracy, plot_probe, plot_reliability
-from esort.results import CHUNKS, MANIFEST, RUN, SCORES, SORTING, check_output, set_aside
+from esort.results import CHUNKS, DEFECTS, MANIFEST, RUN, SCORES, SORTING, check_output, set_aside
 from esort.sorter import Sorter, SortResult
 from esort.subject import Subject
 from esort.traces import plot_traces
@@ -46,6 +48,9 @@ _PROGRESS = "{desc}: {percentage:3.0f}% |{bar}| {n:.0f} of {total:.0f} s of reco
 _FOOTPRINT_S = 20.0
 # The stretch that is drawn is looked for among so many spikes.
 _SPIKES_LOOKED_AT = 1_000_000
+# ``run.json`` lists so many of the stretches that were blanked, ``defects.json`` all; a share to warn of.
+_STRETCHES_SHOWN = 100
+_MUCH_BLANKED = 0.05
 
 
 @dataclass(kw_only=True, eq=False)
@@ -148,6 +153,8 @@ def sort_subject(
         check_output(folder, overwrite=False)
     executor = ThreadExecutor() if executor is None else executor
     sorter = Sorter.load(checkpoint)
+    check_scale(subject.defects, sorter.noise_uv)
+    handling = handling_of(subject.recording)
     digest = sha256_of_file(checkpoint)
     chunks = ChunkFolder(
         folder / CHUNKS,
@@ -156,6 +163,9 @@ def sort_subject(
             "recording": subject.fingerprint,
             "stretch": [start_sample, stop_sample],
             "thresholds": thresholds,
+            "bad_channels": subject.recording.channel_ids[handling.bad].tolist(),
+            "blank": None if handling.blanking is None else asdict(handling.blanking),
+            "resample": handling.resample,
             "chunk_s": executor.chunk_s or CHUNK_S,
             "versions": package_versions(),
         },
@@ -173,7 +183,7 @@ def sort_subject(
         executor=executor,
     )
     sorting = _write_sorting(result, folder / SORTING)
-    for name in (MANIFEST, SCORES, REPORT, *_PICTURES):
+    for name in (MANIFEST, SCORES, DEFECTS, REPORT, *_PICTURES):
         (folder / name).unlink(missing_ok=True)  # of the sorting that was replaced
     remove_exports(folder)
     stop_sample = start_sample + result.num_samples
@@ -186,10 +196,13 @@ def sort_subject(
         "stop_sample": stop_sample,
         "executor": executor.name,
         **_describe(result, subject),
+        "defects": _defects(result, subject, every=False),
         **({"exports": list(exports)} if exports else {}),
         **(facts or {}),
     }
     write_json(folder / RUN, run)
+    write_json(folder / DEFECTS, _defects(result, subject, every=True))
+    _say_what_was_blanked(run["defects"])
     scores = _score(sorter, subject, sorting, start_sample, stop_sample)
     if scores is not None:
         scores.save(folder / SCORES)
@@ -224,6 +237,36 @@ def _describe(result: SortResult, subject: Subject) -> dict[str, Any]:
         "platform": platform.platform(),
         "versions": package_versions(),
     }
+
+
+def _defects(result: SortResult, subject: Subject, *, every: bool) -> dict[str, Any]:
+    """What was wrong with the recording, and what was cut out of it: all stretches, or the first ones."""
+    rate, length = result.sampling_frequency, np.diff(result.blanked, axis=1).sum()
+    shown = result.blanked if every else result.blanked[:_STRETCHES_SHOWN]
+    share = float(length / result.num_samples) if result.num_samples else 0.0
+    return subject.defects.to_dict() | {
+        "not_listened_to": list(result.bad_channel_ids),
+        "blanked": {
+            "count": len(result.blanked),
+            "seconds": float(length / rate),
+            "share": share,
+            "stretches_s": (shown / rate).round(6).tolist(),
+        },
+    }
+
+
+def _say_what_was_blanked(defects: dict[str, Any]) -> None:
+    blanked = defects["blanked"]
+    if blanked["count"]:
+        log = logger.warning if blanked["share"] > _MUCH_BLANKED else logger.info
+        log(
+            "%d stretches, %.3g s (%.2g %% of the time), hold artefacts: no spike is reported in them; %s "
+            "lists them (recording.blank=false keeps them)",
+            blanked["count"],
+            blanked["seconds"],
+            100 * blanked["share"],
+            DEFECTS,
+        )
 
 
 def _write_sorting(result: SortResult, path: Path) -> BaseSorting:
@@ -262,7 +305,7 @@ def _draw(
     if len(result.spikes) == 0 or result.num_samples < result.sampling_frequency * _PICTURE_S:
         return []
     traces, probe, accuracy, reliability = (folder / name for name in _PICTURES)
-    filtered = sorter.prepare(subject.recording).filtered
+    filtered = sorter.filtered(subject.recording)
     matches = {unit.unit_id: unit.matched_unit_id for unit in scores.units} if scores else None
     plot_traces(
         filtered,

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from esort.blanking import BlankedRecording
 from esort.files import new_memory_map, write_atomically
+from esort.handling import handling_of
 from esort.health import check_finite
 from esort.preprocessing import Preprocessing, noise_levels_uv
 
@@ -40,6 +42,8 @@ class PreparedRecording:
         By which the traces are divided.
     silent_channels : int64 array
         Bad channels, whose traces are zero.
+    blanked : BlankedRecording or None
+        Between `raw` and `filtered`: without artefacts. None: nothing is blanked.
     """
 
     raw: BaseRecording
@@ -47,6 +51,7 @@ class PreparedRecording:
     preprocessing: Preprocessing
     noise_level_uv: np.ndarray
     silent_channels: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    blanked: BlankedRecording | None = None
 
     @property
     def sampling_frequency(self) -> float:
@@ -87,6 +92,12 @@ class PreparedRecording:
         scaled: np.ndarray = traces / self.noise_level_uv.astype(np.float32)
         scaled[:, self.silent_channels] = 0
         return scaled
+
+    def blanked_stretches(self, start_sample: int, stop_sample: int) -> np.ndarray:
+        """Return the artefacts in [start_sample, stop_sample), as far as it was read: int64, (S, 2)."""
+        if self.blanked is None:
+            return np.zeros((0, 2), dtype=np.int64)
+        return self.blanked.stretches(start_sample, stop_sample)
 
     def memory_map(
         self, path: str | os.PathLike[str], *, stop_sample: int, num_workers: int = 2
@@ -132,7 +143,7 @@ def prepare(
     silent_channels: Sequence[int] | np.ndarray = (),
     seed: int = 0,
 ) -> PreparedRecording:
-    """Put a recording behind filter and scaling.
+    """Put a recording behind filter and scaling, without its artefacts (see `esort.handling`).
 
     Parameters
     ----------
@@ -160,7 +171,9 @@ def prepare(
     ):
         recording = recording.select_channels(recording.channel_ids[channel_order])
     resolved = preprocessing.resolve(recording)
-    filtered = resolved.apply(recording)
+    blanking = handling_of(recording).blanking
+    blanked = None if blanking is None else BlankedRecording(recording, blanking, silent_channels)
+    filtered = resolved.apply(recording if blanked is None else blanked)
     if noise_level_uv is None:
         noise_level_uv = noise_levels_uv(filtered, stop_sample=noise_stop_sample, seed=seed)
     if np.shape(noise_level_uv) != (recording.get_num_channels(),):
@@ -174,4 +187,5 @@ def prepare(
         preprocessing=resolved,
         noise_level_uv=np.asarray(noise_level_uv, dtype=np.float64),
         silent_channels=np.asarray(silent_channels, dtype=np.int64),
+        blanked=blanked,
     )

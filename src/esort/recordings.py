@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from esort.artifacts import Blanking
 from esort.contacts import attach_probe
 from esort.curation import curated
+from esort.defects import Defects, count_nonfinite, look_over
 from esort.formats import RECORDING_FORMATS, SORTING_FORMATS, Format, find_format, is_simulation, read
-from esort.health import check_finite, check_recording, find_nonfinite, fingerprint, match_channels
+from esort.handling import marked
+from esort.health import (
+    check_finite,
+    check_recording,
+    check_signal,
+    find_nonfinite,
+    fingerprint,
+    match_channels,
+)
+from esort.interpolation import InterpolatedRecording
 from esort.preprocessing import Preprocessing, noise_levels_uv
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from spikeinterface.core import BaseRecording, BaseSorting
 
 __all__ = [
@@ -61,6 +71,14 @@ class RecordingPath:
         their own.
     segment : int, optional
         Which segment of several.
+    on_nan : {"error", "interpolate"}
+        Whether NaN and infinite values are refused, or bridged in time channel by channel.
+    resample : bool
+        Whether a recording of another rate than the checkpoint's is resampled; otherwise it is refused.
+    bad_channels : "auto" or sequence
+        Names of channels that are not to be listened to; "auto" looks for dead and noisy ones.
+    blank : bool or mapping
+        Whether artefacts are cut out, or values for `esort.artifacts.Blanking`.
 
     Raises
     ------
@@ -79,6 +97,10 @@ class RecordingPath:
     offset_to_uv: float | None = None
     ground_truth: str | None = None
     segment: int | None = None
+    on_nan: str = "error"
+    resample: bool = False
+    bad_channels: str | Sequence[Any] = "auto"
+    blank: bool | Mapping[str, Any] = True
 
     def __post_init__(self) -> None:
         _check_number("sampling_frequency", self.sampling_frequency, "a number of Hz above 0", above=0)
@@ -93,6 +115,23 @@ class RecordingPath:
                 np.dtype(self.dtype)
             except TypeError:
                 raise ValueError(f"dtype must be one of numpy's such as int16, got {self.dtype!r}") from None
+        if self.on_nan not in ("error", "interpolate"):
+            raise ValueError(f"on_nan must be error or interpolate, got {self.on_nan!r}")
+        if not isinstance(self.resample, bool):
+            raise ValueError(f"resample must be true or false, got {self.resample!r}")
+        if isinstance(self.bad_channels, str) and self.bad_channels != "auto":
+            raise ValueError(f"bad_channels must be auto or a list of channels, got {self.bad_channels!r}")
+        self._blanking()
+
+    def _blanking(self) -> Blanking | bool:
+        if isinstance(self.blank, bool):
+            return self.blank
+        known = [field.name for field in fields(Blanking)]
+        if not isinstance(self.blank, Mapping) or not set(self.blank) <= set(known):
+            raise ValueError(
+                f"blank must be true, false or values for {', '.join(known)}, got {self.blank!r}"
+            )
+        return Blanking(**self.blank)
 
     def open(self) -> BaseRecording:
         """Open the recording, lazily.
@@ -119,7 +158,40 @@ class RecordingPath:
         if fmt.name != "raw" and self.gain_to_uv is not None:
             recording.set_channel_gains(self.gain_to_uv)
             recording.set_channel_offsets(self.offset_to_uv or 0.0)
-        return attach_probe(recording, self.probe, path)
+        recording = attach_probe(recording, self.probe, path)
+        if self.on_nan == "interpolate" and np.dtype(recording.dtype).kind == "f":
+            recording = InterpolatedRecording(recording)
+        marks: dict[str, Any] = {} if self.blank is True else {"blanking": self._blanking()}
+        if self.resample:
+            marks["resample"] = True
+        if not isinstance(self.bad_channels, str) and len(self.bad_channels):
+            marks["bad_channel_ids"] = self.bad_channels
+        return marked(recording, **marks) if marks else recording
+
+    def open_checked(self) -> tuple[BaseRecording, Defects]:
+        """Open the recording, refuse it if it cannot be sorted, and mark what is bad about it.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            See `open`, `esort.health.check_recording` and `check_signal`.
+        """
+        recording = self.open()
+        check_recording(recording)
+        check_signal(recording)
+        looking = isinstance(self.bad_channels, str)
+        defects = look_over(recording, bad_channel_ids=None if looking else self.bad_channels)
+        if self.on_nan == "interpolate":
+            count, first, channels = count_nonfinite(replace(self, on_nan="error").open())
+            defects = defects.with_nonfinite(count)
+            if count:
+                logger.warning(
+                    "%d NaN or infinite values are bridged, the first at sample %d, on channels %s",
+                    count,
+                    first,
+                    ", ".join(map(str, channels[:8])) + (", …" if len(channels) > 8 else ""),
+                )
+        return (defects.mark(recording) if looking else recording), defects
 
     def open_ground_truth(self) -> BaseSorting | None:
         """Open the sorting that is known to be true, or return None where there is none."""

@@ -11,6 +11,7 @@ from pathlib import Path
 __all__ = [
     "AGREEMENT",
     "CHUNKS",
+    "DEFECTS",
     "MANIFEST",
     "MODEL",
     "RUN",
@@ -23,6 +24,7 @@ __all__ = [
 SORTING, MODEL, RUN, SCORES = "sorting", "model.safetensors", "run.json", "scores.json"
 MANIFEST = "manifest.json"  # written last: a folder without it is not whole
 CHUNKS = "chunks"  # of a sorting that is not finished
+DEFECTS = "defects.json"  # of the recording, with every stretch that was blanked
 AGREEMENT = "agreement.json"  # of each pair of units, with a teacher
 
 

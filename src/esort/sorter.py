@@ -9,18 +9,21 @@ with the rest, and for any number of workers.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from esort.blanking import BlankedRecording
 from esort.card import Card
 from esort.checkpoint import CheckpointError, load_checkpoint
 from esort.detector import Detector, Postprocessing, UnitTables, no_spikes
-from esort.health import match_channels
+from esort.handling import handling_of
+from esort.health import SAME_RATE, match_channels
 from esort.inference import Block, output_blocks
 from esort.network import SpikeNetwork, build_network
 from esort.postprocess import Spikes
@@ -28,8 +31,10 @@ from esort.prepared import PreparedRecording, prepare
 from esort.preprocessing import Preprocessing
 from esort.pursuit.detector import ScoreDetector
 from esort.pursuit.learning import score_thresholds
-from esort.pursuit.missing import without_channels
+from esort.pursuit.missing import learned_noise, without_channels
 from esort.pursuit.network import PursuitNetwork
+from esort.resampling import ResampledRecording
+from esort.stretches import within
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording, BaseSorting
@@ -57,6 +62,10 @@ class SortResult:
         Samples that were sorted.
     seconds : dict of str to float
         Time of each stage, summed over workers, and ``total`` on the wall.
+    blanked : int64 array, shape (K, 2)
+        Stretches [start, stop) of samples that hold artefacts instead of neurons: no spike lies in them.
+    bad_channel_ids : tuple
+        Channels that were not listened to.
     """
 
     spikes: Spikes
@@ -64,6 +73,8 @@ class SortResult:
     sampling_frequency: float
     num_samples: int
     seconds: dict[str, float] = field(default_factory=dict)
+    blanked: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
+    bad_channel_ids: tuple = ()
 
     @property
     def real_time_factor(self) -> float:
@@ -113,6 +124,7 @@ class Sorter:
         self.postprocessing = Postprocessing(**card.postprocess)
         self.missing_channels = np.zeros(0, dtype=np.int64)
         """Channels that are not listened to, see `without_channels`."""
+        self._without: dict[tuple[int, ...], Sorter] = {}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Sorter:
@@ -136,6 +148,13 @@ class Sorter:
             return cls(network, card, tables)
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(path, " ".join(str(error).split())) from None
+
+    @property
+    def noise_uv(self) -> float:
+        """Noise of the recording that was learned from: median over channels, in µV or its own unit."""
+        if isinstance(self.network, PursuitNetwork):
+            return float(np.median(learned_noise(self.network)))
+        return float(np.median(self.card.noise_level_uv))
 
     def without_channels(self, channels: Iterable[int]) -> Sorter:
         """Return a sorter that does without some channels, which have died or become noisy.
@@ -185,6 +204,13 @@ class Sorter:
             silent_channels=self.missing_channels,
         )
 
+    def filtered(self, recording: BaseRecording) -> BaseRecording:
+        """Return the recording behind the filter, with its own channels and at its own rate, for pictures."""
+        blanking = handling_of(recording).blanking
+        if blanking is not None:
+            recording = BlankedRecording(recording, blanking, np.flatnonzero(handling_of(recording).bad))
+        return self.preprocessing.resolve(recording).apply(recording)
+
     def _channel_order(self, recording: BaseRecording) -> np.ndarray:
         return match_channels(
             np.asarray(self.card.contact_positions_um),
@@ -204,10 +230,13 @@ class Sorter:
     ) -> SortResult:
         """Sort a recording or a stretch of it.
 
+        Artefacts are blanked, and bad channels left out that the recording names, see `esort.handling`.
+
         Parameters
         ----------
         recording : BaseRecording
-            One segment, with the contacts of the card in any order.
+            One segment, with the contacts of the card in any order. One of another rate is sorted if it is
+            marked to be resampled; the spikes are at samples of the recording.
         start_sample, stop_sample : int
             Spikes of [start_sample, stop_sample) are returned.
         thresholds : float or (U,) floats, optional
@@ -241,7 +270,15 @@ class Sorter:
             num_samples=stop_sample - start_sample,
             seconds={"read_filter": 0.0, "network": 0.0, "postprocess": 0.0},
         )
-        self._channel_order(recording)  # a recording of another probe is refused also when it is short
+        resampled = self._at_own_rate(recording)
+        if resampled is not None:
+            return self._sort_resampled(
+                resampled, result, start_sample, stop_sample, thresholds, num_workers, progress
+            )
+        order = self._channel_order(recording)  # one of another probe is refused also when it is short
+        handling = handling_of(recording)
+        result.bad_channel_ids = tuple(recording.channel_ids[handling.bad].tolist())
+        by = self._cached_without(np.flatnonzero(handling.bad[order]))
         least = max(self.network.window_samples, self.preprocessing.min_samples)
         if num_samples < least:
             logger.warning(
@@ -252,10 +289,10 @@ class Sorter:
         elif start_sample == stop_sample:
             logger.warning("the stretch to sort is empty: nothing to sort")
         else:
-            detector = self.detector(thresholds)
+            detector, prepared = by.detector(thresholds), by.prepare(recording)
             blocks = output_blocks(
-                self.network,
-                self.prepare(recording),
+                by.network,
+                prepared,
                 start_sample - detector.margin_samples,
                 stop_sample + detector.margin_samples,
                 num_workers=num_workers,
@@ -263,11 +300,52 @@ class Sorter:
             )
             found = _detect(detector, blocks, result.seconds)
             inside = (found.sample_index >= start_sample) & (found.sample_index < stop_sample)
-            result.spikes = Spikes(
-                found.sample_index[inside], found.unit_index[inside], found.probability[inside]
-            )
+            result.blanked = prepared.blanked_stretches(start_sample, stop_sample)
+            result.spikes = _chosen(found, inside & ~within(found.sample_index, result.blanked))
         result.seconds["total"] = perf_counter() - begin
         return result
+
+    def _at_own_rate(self, recording: BaseRecording) -> ResampledRecording | None:
+        """Resample a recording that is marked so, if it has another rate."""
+        rate = self.card.sampling_frequency
+        same = math.isclose(recording.sampling_frequency, rate, rel_tol=SAME_RATE)
+        return None if same or not handling_of(recording).resample else ResampledRecording(recording, rate)
+
+    def _sort_resampled(
+        self, resampled: ResampledRecording, result: SortResult, start: int, stop: int, *options: Any
+    ) -> SortResult:
+        """Sort at the card's rate, and count in samples of the recording."""
+        thresholds, num_workers, progress = options
+        # A spike is rounded to a sample of the recording: some more on either side belong to the stretch.
+        first = max(0, resampled.from_original(start) - 2)
+        last = min(resampled.get_num_samples(), resampled.from_original(stop) + 3)
+        if start == stop:
+            last = first
+        found = self.sort(
+            resampled,
+            start_sample=first,
+            stop_sample=last,
+            thresholds=thresholds,
+            num_workers=num_workers,
+            progress=progress,
+        )
+        sample = resampled.to_original(found.spikes.sample_index)
+        spikes = Spikes(sample, found.spikes.unit_index, found.spikes.probability)
+        blanked = np.clip(resampled.to_original(found.blanked), start, stop)
+        return replace(
+            result,
+            spikes=_chosen(spikes, (sample >= start) & (sample < stop)),
+            seconds=found.seconds,
+            blanked=blanked[blanked[:, 0] < blanked[:, 1]],
+            bad_channel_ids=found.bad_channel_ids,
+        )
+
+    def _cached_without(self, channels: np.ndarray) -> Sorter:
+        """See `without_channels`: a long recording asks for the same again and again."""
+        key = tuple(channels.tolist())
+        if key not in self._without:
+            self._without = {key: self.without_channels(channels)} if key else {key: self}
+        return self._without[key]
 
     def outputs(self, prepared: PreparedRecording, start_sample: int, stop_sample: int) -> np.ndarray:
         """Return what the network says of a short stretch.
@@ -309,6 +387,10 @@ class Sorter:
             num_units=self.card.num_units,
             tables=self.tables,
         )
+
+
+def _chosen(spikes: Spikes, chosen: np.ndarray) -> Spikes:
+    return Spikes(spikes.sample_index[chosen], spikes.unit_index[chosen], spikes.probability[chosen])
 
 
 def _as_plain(thresholds: float | Iterable[float]) -> float | list[float]:

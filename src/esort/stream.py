@@ -9,12 +9,14 @@ import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from esort.blanking import Blanking
 from esort.buffered import BufferedRecording
 from esort.detector import Detector, no_spikes
+from esort.handling import handling_of, marked
 from esort.health import check_finite, match_channels
 from esort.inference import BLOCK_S, compute_block, one_thread_each
 from esort.postprocess import Spikes
@@ -22,6 +24,7 @@ from esort.prepared import PreparedRecording
 from esort.pursuit.detector import ScoreDetector
 from esort.pursuit.network import PursuitNetwork
 from esort.sorter import Sorter
+from esort.stretches import merged, within
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording
@@ -45,23 +48,27 @@ class Latency:
         Networks whose numbers depend on where a block begins wait for the block's end, at most so long.
     decision_ms : float
         The competition between units: at most so long.
+    blanking_ms : float
+        What follows says whether a sample belongs to an artefact. Around one, spikes come up to 30 ms later.
     """
 
     filter_ms: float
     window_ms: float
     block_ms: float
     decision_ms: float
+    blanking_ms: float = 0.0
 
     @property
     def total_ms(self) -> float:
         """At most, from a spike's peak to the last sample that decides on it."""
-        return self.filter_ms + self.window_ms + self.block_ms + self.decision_ms
+        return self.filter_ms + self.window_ms + self.block_ms + self.decision_ms + self.blanking_ms
 
     def __str__(self) -> str:
         block = f", block {self.block_ms:.1f}" if self.block_ms else ""
         return (
             f"a spike is certain at most {self.total_ms:.1f} ms after its peak: filter {self.filter_ms:.1f}, "
-            f"window {self.window_ms:.1f}{block}, decision {self.decision_ms:.1f}"
+            f"window {self.window_ms:.1f}{block}, decision {self.decision_ms:.1f}, "
+            f"artefacts {self.blanking_ms:.1f}"
         )
 
 
@@ -78,6 +85,10 @@ class StreamingSorter:
         Contacts in the order of the blocks' columns; by default that of the checkpoint.
     thresholds : float or (U,) floats, optional
         In the place of the card's.
+    bad_channels : sequence of int
+        Columns of the blocks that are not to be listened to. A stream cannot be looked over beforehand.
+    blanking : Blanking or bool
+        What is cut out as an artefact, without spikes in it; False: nothing.
 
     Raises
     ------
@@ -95,25 +106,32 @@ class StreamingSorter:
         offset_to_uv: float | np.ndarray | None = 0.0,
         contact_positions_um: np.ndarray | None = None,
         thresholds: float | Iterable[float] | None = None,
+        bad_channels: Iterable[int] = (),
+        blanking: Blanking | bool = True,
     ) -> None:
         self.sorter = checkpoint if isinstance(checkpoint, Sorter) else Sorter.load(checkpoint)
         card = self.sorter.card
         positions = card.contact_positions_um if contact_positions_um is None else contact_positions_um
         self._positions = np.asarray(positions, dtype=float)
         self._units = {"gain_to_uv": gain_to_uv, "offset_to_uv": offset_to_uv}
+        self._marks: dict[str, Any] = {"bad_channel_ids": list(bad_channels), "blanking": blanking}
         self._thresholds = thresholds
         self._dtype: np.dtype | None = None
         self._start = self._known = 0
         self._buffer: BufferedRecording | None = None
-        self._detector: Detector | ScoreDetector = self.sorter.detector(thresholds)
+        self._blanked: list[np.ndarray] = []
         self.gaps = 0
         """How many times samples were missing."""
         self.missing_samples = 0
         """How many were missing in all."""
         recording = self._new_buffer(np.dtype("float32"))
-        match_channels(
+        order = match_channels(
             np.asarray(card.contact_positions_um), recording, card_sampling_frequency=card.sampling_frequency
         )
+        marks = handling_of(marked(recording, **self._marks))
+        self.sorter = self.sorter.without_channels(np.flatnonzero(marks.bad[order]))
+        self._detector: Detector | ScoreDetector = self.sorter.detector(thresholds)
+        self._prepared: PreparedRecording = self._prepare(recording)
 
     @classmethod
     def like(
@@ -142,7 +160,15 @@ class StreamingSorter:
             offset_to_uv=recording.get_channel_offsets(),
             contact_positions_um=recording.get_channel_locations(),
             thresholds=thresholds,
+            bad_channels=np.flatnonzero(handling_of(recording).bad).tolist(),
+            blanking=handling_of(recording).blanking or False,
         )
+
+    @property
+    def blanked(self) -> np.ndarray:
+        """Stretches [start, stop) of the stream that were cut out so far: int64, (K, 2)."""
+        now = [self._blanked_now()] if self._buffer is not None else []
+        return merged(np.concatenate([np.zeros((0, 2), dtype=np.int64), *self._blanked, *now]))
 
     @property
     def num_channels(self) -> int:
@@ -175,6 +201,7 @@ class StreamingSorter:
             window_ms=after * to_ms,
             block_ms=block * to_ms,
             decision_ms=decision * to_ms,
+            blanking_ms=self._look_ahead * to_ms,
         )
 
     def push(self, block: np.ndarray, start_sample: int | None = None) -> Spikes:
@@ -227,6 +254,7 @@ class StreamingSorter:
             return no_spikes()
         self._buffer.end()
         spikes = _joined([self._advance(), self._in_stream(self._detector.finish())])
+        self._blanked.append(self._blanked_now())
         self._buffer = None
         return spikes
 
@@ -255,12 +283,24 @@ class StreamingSorter:
         self._start = self._known = start_sample
         self._dtype = dtype
         self._buffer = self._new_buffer(dtype)
-        self._prepared: PreparedRecording = self.sorter.prepare(self._buffer)
+        self._prepared = self._prepare(self._buffer)
         if isinstance(self._detector, ScoreDetector):
             self._detector.reset()  # its tables take a second to make
         else:
             self._detector = self.sorter.detector(self._thresholds)
         self._next = 0  # output that comes next, in samples of this stretch
+
+    def _prepare(self, buffer: BufferedRecording) -> PreparedRecording:
+        return self.sorter.prepare(marked(buffer, **self._marks))
+
+    def _blanked_now(self) -> np.ndarray:
+        """What was cut out since sorting began anew, at the stream's samples."""
+        return self._prepared.blanked_stretches(0, self._next) + self._start
+
+    @property
+    def _look_ahead(self) -> int:
+        """Samples after one that say whether it is blanked."""
+        return 0 if self._prepared.blanked is None else self._prepared.blanked.look_ahead_samples
 
     @property
     def _filter_margin(self) -> int:
@@ -280,7 +320,11 @@ class StreamingSorter:
             return no_spikes()
         ended = buffer.get_num_samples() == buffer.stop_sample
         after = network.window_samples - network.peak_offset_samples - 1 + self._filter_margin
-        ready = buffer.stop_sample if ended else buffer.stop_sample - after
+        blanked = self._prepared.blanked
+        known = buffer.stop_sample
+        if not ended and blanked is not None:
+            known = blanked.certain_until(known)
+        ready = known if ended else known - after
         found = []
         with one_thread_each():
             while self._next < ready:
@@ -292,7 +336,13 @@ class StreamingSorter:
                 block = compute_block(network, self._prepared, self._next, length)
                 found.append(self._in_stream(self._detector.push(block.outputs, block.start_sample)))
                 self._next += length
-        buffer.forget(self._next - network.peak_offset_samples - self._filter_margin)
+        history = 0 if blanked is None else blanked.reach_samples
+        # What is not certain yet is looked at again, with all that decides on it.
+        first = min(self._next - network.peak_offset_samples - self._filter_margin, known)
+        buffer.forget(first - 2 * history)
+        if blanked is not None:
+            old = blanked.forget(self._next - round(self.sampling_frequency))
+            self._blanked.extend([old + self._start] if len(old) else [])
         return _joined(found)
 
     def _in_stream(self, spikes: Spikes) -> Spikes:
@@ -300,6 +350,7 @@ class StreamingSorter:
         assert self._buffer is not None
         sample = spikes.sample_index
         kept = (sample >= 0) & (sample < self._buffer.stop_sample)
+        kept &= ~within(sample, self._prepared.blanked_stretches(0, self._buffer.stop_sample))
         return Spikes(sample[kept] + self._start, spikes.unit_index[kept], spikes.probability[kept])
 
 

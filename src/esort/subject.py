@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from esort.defects import Defects, look_over
 from esort.health import check_finite, check_recording, check_signal, fingerprint
 from esort.recordings import RecordingPath
 from esort.simulation import Simulation, SimulationSpec, simulate
@@ -36,6 +37,8 @@ class Subject:
         See `esort.health.fingerprint`.
     signal_to_noise : dict of unit id to float
         Of ground-truth units, where known: trough over noise level, before the filter.
+    defects : Defects
+        What is wrong with the recording.
     """
 
     recording: BaseRecording
@@ -43,6 +46,7 @@ class Subject:
     source: str
     fingerprint: str
     signal_to_noise: dict[Any, float] = field(default_factory=dict)
+    defects: Defects = field(default_factory=Defects)
 
     @property
     def num_samples(self) -> int:
@@ -97,15 +101,19 @@ def open_subject(spec: SimulationSpec | RecordingPath, cache_folder: str | os.Pa
         recording, ground_truth = simulation.recording, simulation.sorting
         source = str(simulation.folder)
         signal_to_noise = {unit["unit_id"]: float(unit["snr"]) for unit in simulation.units}
+        check_recording(recording)
+        check_signal(recording)
+        defects = look_over(recording)
+        recording = defects.mark(recording)
     else:
-        recording, ground_truth = spec.open(), spec.open_ground_truth()
+        recording, defects = spec.open_checked()
+        ground_truth = spec.open_ground_truth()
         source = str(Path(spec.path).expanduser().resolve())
-    check_recording(recording)
-    check_signal(recording)
     return Subject(
         recording=recording,
         ground_truth=ground_truth,
         source=source,
         fingerprint=fingerprint(recording),
         signal_to_noise=signal_to_noise,
+        defects=defects,
     )

@@ -139,7 +139,7 @@ def _recording(manifest: Manifest, moved: str | None) -> BaseRecording:
     known = {one.name for one in fields(RecordingPath)}
     if not isinstance(described, dict) or not set(described) <= known:
         raise ValueError("the manifest does not say how the recording is opened")
-    return RecordingPath(**described | ({} if moved is None else {"path": moved})).open()
+    return RecordingPath(**described | ({} if moved is None else {"path": moved})).open_checked()[0]
 
 
 def _recording_findings(manifest: Manifest, opened: BaseRecording | str) -> list[Finding]:

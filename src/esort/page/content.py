@@ -32,6 +32,7 @@ _PICTURES = {
     "learning.png": "Learning",
 }
 _CHANNELS_SHOWN = 20
+_STRETCHES_SHOWN = 20
 _MEANINGS = {
     "num_spikes": "spikes",
     "firing_rate": "spikes per second",
@@ -295,8 +296,26 @@ def _facts(run: dict[str, Any], card: Card) -> list[list[str]]:
         "peak memory": f"{run['peak_rss_bytes'] / 1e9:.2f} GB",
         "platform": run["platform"],
         "versions": ", ".join(f"{name} {value}" for name, value in run["versions"].items()),
+        **_defects(run.get("defects")),
     }
     return [[name, str(value)] for name, value in facts.items() if value]
+
+
+def _defects(defects: dict[str, Any] | None) -> dict[str, str]:
+    """What was wrong with the recording, and what was cut out of it."""
+    if not defects:
+        return {}
+    blanked, first = defects["blanked"], defects["blanked"]["stretches_s"][:_STRETCHES_SHOWN]
+    shown = ", ".join(f"{start:.3f}–{stop:.3f}" for start, stop in first)
+    more = " …" if blanked["count"] > len(first) else ""
+    total = f"{blanked['count']} artefacts, {blanked['seconds']:.3g} s, without spikes: {shown}{more} (s)"
+    bad = ", ".join(map(str, defects["not_listened_to"]))
+    nonfinite = f"{defects['nonfinite']} NaN or infinite values bridged" if defects["nonfinite"] else ""
+    return {
+        "blanked": total if blanked["count"] else "",
+        "channels not listened to": bad,
+        "interpolated": nonfinite,
+    }
 
 
 def _pictures(folder: Path) -> list[dict[str, str]]:

@@ -10,7 +10,19 @@ import torch
 from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.whitening import zca_rows
 
-__all__ = ["without_channels"]
+__all__ = ["learned_noise", "without_channels"]
+
+
+def learned_noise(network: PursuitNetwork) -> np.ndarray:
+    """Noise level of each channel that the network learned with, in µV behind its band-pass: (C,)."""
+    level: np.ndarray = np.sqrt(np.diagonal(_noise(network)[1]))
+    return level
+
+
+def _noise(network: PursuitNetwork) -> tuple[np.ndarray, np.ndarray]:
+    """What undoes the whitening, and the covariance of the noise that it makes white, (C, C) both."""
+    coloring = np.linalg.inv(network.whitening.numpy().astype(np.float64))
+    return coloring, coloring @ coloring.T
 
 
 def without_channels(network: PursuitNetwork, channels: np.ndarray) -> PursuitNetwork:
@@ -42,11 +54,9 @@ def without_channels(network: PursuitNetwork, channels: np.ndarray) -> PursuitNe
         raise ValueError(f"all {network.num_channels} channels are bad: expected at least 1 good one")
     if not missing.any():
         return network
-    whitening = network.whitening.numpy().astype(np.float64)
-    coloring = np.linalg.inv(whitening)
-    covariance = coloring @ coloring.T  # of the noise that comes out white
+    coloring, covariance = _noise(network)
     level = np.sqrt(np.diagonal(covariance))
-    near = (whitening != 0) & ~missing
+    near = (network.whitening.numpy() != 0) & ~missing
     near[missing] = False
     rows = zca_rows(covariance / np.outer(level, level), level, near)
     changed = deepcopy(network)

@@ -13,7 +13,7 @@ import torch
 from esort.calibration import Calibration
 from esort.checkpoint import load_checkpoint
 from esort.files import new_memory_map
-from esort.fitted import Fitted, TrainingSettings
+from esort.fitted import Fitted, TrainingSettings, without_artefacts
 from esort.inference import one_thread_each
 from esort.labels import LabelledSpikes
 from esort.prepared import PreparedRecording, prepare
@@ -221,6 +221,7 @@ def _prepare(subject: Subject, labels: LabelledSpikes, settings: TrainingSetting
         traces, taps, whitening = whitened_traces(
             prepared, labels.stop_sample, positions, scratch / "whitened.npy"
         )
+    labels = without_artefacts(labels, prepared)
     return _Ground(
         prepared=prepared,
         traces=traces,
