@@ -37,6 +37,9 @@ Parts = Generator[tuple[int, SortResult], None, None]
 
 # How often the cluster is looked at while no chunk ends.
 _LOOK_S = 2.0
+_KNOCK_S = 10.0
+# Addresses that name no host.
+_FOUND_BY_RAY = ("auto", "local")
 _RESUME = "the finished chunks are kept: go on with resume=true"
 
 
@@ -160,8 +163,9 @@ class RayExecutor:
     Parameters
     ----------
     address : str or None
-        Of the cluster, ``host:port`` or ``ray://host:port``. None: what the environment variable RAY_ADDRESS
-        says, else the cluster that runs on this machine, else a new one of this machine alone.
+        Of the cluster, ``host:port`` or ``ray://host:port``; ``auto`` finds the one that this machine belongs
+        to, ``local`` starts one of this machine alone. None: what the environment variable RAY_ADDRESS says,
+        else as ``auto``, else as ``local``.
     chunk_s : float
         So much of the recording is sorted by a node at a time, in seconds.
     attempts : int
@@ -183,8 +187,10 @@ class RayExecutor:
     name = "ray"
 
     def __post_init__(self) -> None:
-        if self.address is not None and not (isinstance(self.address, str) and self.address):
-            raise ValueError(f"executor.address must be host:port or ray://host:port, got {self.address!r}")
+        if self.address is not None and not _is_address(self.address):
+            raise ValueError(
+                f"executor.address must be host:port, ray://host:port, auto or local, got {self.address!r}"
+            )
         for name in ("chunk_s", "patience_s"):
             _check_seconds(name, getattr(self, name))
         if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
@@ -251,6 +257,7 @@ class RayExecutor:
         if ray.is_initialized():
             yield
             return
+        self._knock()
         try:
             # What a worker logs, and Ray's own greetings, are not for the user's terminal.
             with redirect_stderr(io.StringIO()):
@@ -262,6 +269,17 @@ class RayExecutor:
             yield
         finally:
             ray.shutdown()
+
+    def _knock(self) -> None:
+        """See whether anybody listens at the address: Ray itself would try for minutes."""
+        if self.address is None or self.address in _FOUND_BY_RAY:
+            return
+        host, _, port = self.address.removeprefix("ray://").rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise OSError(f"no Ray cluster at {self.address}: {reason}") from None
 
     def _finished(self, references: list[Any], cores: int) -> Iterator[Any]:
         """Yield the references whose tasks have ended, as they end."""
@@ -295,6 +313,13 @@ class RayExecutor:
                 f"times and never finished ({type(error).__name__}: {line}); {_RESUME}"
             ) from None
         return result, node
+
+
+def _is_address(address: Any) -> bool:
+    if not isinstance(address, str):
+        return False
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    return address in _FOUND_BY_RAY or (host != "" and port.isascii() and port.isdigit())
 
 
 def _cores_of(node: dict[str, Any]) -> float:
