@@ -53,7 +53,13 @@ def attach_probe(recording: BaseRecording, probe: str | None, path: Path) -> Bas
             f"probe {probe} has {wired.size} connected contacts, which must be wired to channels "
             f"0..{num_channels - 1}, but {path} has {num_channels} channels"
         )
-    recording.set_probegroup(group)
+    try:
+        recording.set_probegroup(group)
+    except Exception as error:  # noqa: BLE001 (SpikeInterface has no narrower one for probes that overlap)
+        raise ValueError(
+            f"probe {probe}: {' '.join(str(error).split())} Its {len(group.probes)} probes must lie beside "
+            f"each other: move one of them in the file, or sort them one by one"
+        ) from None
     return recording
 
 

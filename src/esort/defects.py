@@ -11,7 +11,7 @@ import numpy as np
 from esort.excerpt import take_excerpt
 from esort.handling import marked
 from esort.preprocessing import Preprocessing
-from esort.symptoms import MAX_NOISE_UV, MIN_NOISE_UV
+from esort.symptoms import GAP_ADVICE, MAX_NOISE_UV, MIN_NOISE_UV, clock_jumps
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording
@@ -86,6 +86,11 @@ def look_over(recording: BaseRecording, *, bad_channel_ids: Any = None) -> Defec
     Defects
     """
     given = None if bad_channel_ids is None else tuple(bad_channel_ids)
+    jumps = clock_jumps(recording)
+    if jumps.size:
+        logger.warning(
+            "the clock jumps %d times, first after sample %d: %s", jumps.size, int(jumps[0]), GAP_ADVICE
+        )
     try:
         excerpt = take_excerpt(recording, Preprocessing(common_reference="none"), seconds=_SECONDS)
     except ValueError:  # too short for the filter, or of a rate that it does not fit: refused elsewhere

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 # Rates that differ by less are the same: amplifiers are calibrated one by one (30000.07 Hz).
 SAME_RATE = 1e-3
+OVERLAP = (
+    "the probes of the recording lie on top of each other: sort them one by one (SpikeInterface: "
+    "recording.split_by('group')), or move one of them in the probe file"
+)
 _FINGERPRINT_PLACES = 5
 _FINGERPRINT_FRAMES = 256
 _SIGNAL_PLACES = 5
@@ -46,24 +50,20 @@ def check_recording(recording: BaseRecording) -> None:
         raise ValueError(f"traces must be integers or real numbers, got {np.dtype(recording.dtype)}")
     if not has_positions(recording):
         raise ValueError("the recording has no contact positions: attach a probe")
-    positions = recording.get_channel_locations()
+    try:
+        positions = recording.get_channel_locations()
+    except Exception as error:  # noqa: BLE001 (SpikeInterface has no narrower one for probes that overlap)
+        raise ValueError(f"{OVERLAP}: {error}") from None
     finite = np.isfinite(positions).all(axis=1)
     if not finite.all():
         raise ValueError(f"channel {recording.channel_ids[~finite][0]} has no finite position")
     _, first, counts = np.unique(positions, axis=0, return_index=True, return_counts=True)
     if (counts > 1).any():
         position = positions[first[counts > 1][0]]
-        there = (positions == position).all(axis=1)
-        same = recording.channel_ids[there]
-        groups = recording.get_channel_groups()
-        several, count = len(np.unique(groups[there])) > 1, len(np.unique(groups))
-        advice = (
-            f": the recording's {count} probes lie on top of each other, sort them one by one "
-            f"(SpikeInterface: recording.split_by('group')) or move one in the probe file"
-        )
+        same = recording.channel_ids[(positions == position).all(axis=1)]
         raise ValueError(
             f"contact positions must differ, but channels {', '.join(map(str, same))} are all at "
-            f"({position[0]:g}, {position[1]:g}) µm{advice if several else ''}"
+            f"({position[0]:g}, {position[1]:g}) µm"
         )
     if np.dtype(recording.dtype).kind == "f":
         stop = min(recording.get_num_samples(), max(1, round(0.1 * recording.sampling_frequency)))

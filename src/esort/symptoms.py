@@ -30,6 +30,7 @@ __all__ = [
 MIN_NOISE_UV, MAX_NOISE_UV = 1.0, 100.0
 # In steps of the converter; below, rounding adds more than a tenth to the noise.
 _MIN_STEPS = 0.6
+GAP_ADVICE = "cut the recording there and sort the parts one by one: spikes and filter do not cross a gap"
 _SHORT_S = 30.0
 _GAP_MS = 1.0
 # Peaks of this many noise levels count as spikes; Gaussian noise has that in this part of its samples.
@@ -104,15 +105,10 @@ def contacts(recording: BaseRecording) -> Finding:
 def gaps(recording: BaseRecording, excerpt: Excerpt) -> Finding:
     """Look for jumps of the clock, and for stretches in which no channel changes."""
     rate = excerpt.sampling_frequency
-    if recording.has_time_vector(segment_index=0):
-        steps = np.diff(recording.get_times(segment_index=0))
-        jumps = np.flatnonzero(np.abs(steps - 1 / rate) > 0.5 / rate)
-        if jumps.size:
-            text = f"the clock jumps {jumps.size} times, first after sample {jumps[0]}"
-            advice = (
-                "cut the recording there and sort the parts one by one: spikes and filter do not cross a gap"
-            )
-            return Finding(check="gaps", level="warning", text=text, advice=advice)
+    jumps = clock_jumps(recording)
+    if jumps.size:
+        text = f"the clock jumps {jumps.size} times, first after sample {jumps[0]}"
+        return Finding(check="gaps", level="warning", text=text, advice=GAP_ADVICE)
     least = max(2, round(_GAP_MS * rate / 1000))
     flat = [_longest_run((traces[1:] == traces[:-1]).all(axis=1)) + 1 for traces in excerpt.raw]
     holes = [length for length in flat if length > least]
@@ -123,6 +119,14 @@ def gaps(recording: BaseRecording, excerpt: Excerpt) -> Finding:
         advice = "packets were lost or stretches blanked: labels should not come from there"
         return Finding(check="gaps", level="warning", text=text, advice=advice)
     return Finding(check="gaps", level="ok", text=f"none at {len(flat)} places")
+
+
+def clock_jumps(recording: BaseRecording) -> np.ndarray:
+    """Samples after which the clock jumps, int64; none where the recording has no time of each sample."""
+    if not recording.has_time_vector(segment_index=0):
+        return np.zeros(0, dtype=np.int64)
+    steps, step = np.diff(recording.get_times(segment_index=0)), 1 / recording.sampling_frequency
+    return np.flatnonzero(np.abs(steps - step) > 0.5 * step)
 
 
 def noise(excerpt: Excerpt) -> Finding:
