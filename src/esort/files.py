@@ -24,6 +24,7 @@ __all__ = [
     "new_memory_map",
     "plain",
     "remove_leftovers",
+    "saying_where",
     "sha256_of_file",
     "write_atomically",
     "write_json",
@@ -32,6 +33,7 @@ __all__ = [
 # Full, over quota, larger than a file may be, read-only, not allowed.
 _NOT_WRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 _TRIAL_BYTES = 4096
+_TOLD = " bytes were written"
 _LEFTOVER = re.compile(r"\..+\.partial-\d+-[0-9a-f]{8}(\..*)?")
 # NumPy writes with C functions that tell how much was written, and not why it was less.
 _SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
@@ -64,7 +66,7 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     partial = path.with_name(f".{path.stem}.partial-{os.getpid()}-{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
-        with _saying_where(path, partial):
+        with saying_where(path, partial):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield partial
             if not partial.is_file():
@@ -104,7 +106,7 @@ def new_folder_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise FileExistsError(f"expected a folder that does not exist yet, got {path}")
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
-        with _saying_where(path, partial):
+        with saying_where(path, partial):
             path.parent.mkdir(parents=True, exist_ok=True)
             partial.mkdir()
             yield partial
@@ -147,7 +149,7 @@ def new_memory_map(path: str | os.PathLike[str], dtype: np.dtype | type, shape: 
     path = Path(path)
     dtype = np.dtype(dtype)
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    with _saying_where(path, path), open(path, "wb") as file:
+    with saying_where(path, path), open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         num_bytes = file.tell() + math.prod(shape) * dtype.itemsize
         file.flush()
@@ -176,7 +178,7 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
     there = next(place for place in (folder, *folder.parents) if place.is_dir())
     trial = there / f".writable-{uuid.uuid4().hex[:8]}"
     try:
-        with _saying_where(folder, trial):
+        with saying_where(folder, trial):
             trial.write_bytes(bytes(_TRIAL_BYTES))
     finally:
         with suppress(OSError):
@@ -253,15 +255,29 @@ def sha256_of_file(path: str | os.PathLike[str]) -> str:
 
 
 @contextmanager
-def _saying_where(path: Path, partial: Path) -> Iterator[None]:
-    """Let the error of a disk that takes no more name the file, what was written of it and what is free."""
+def saying_where(path: Path, partial: Path) -> Iterator[None]:
+    """Let the error of a disk that takes no more name the file, what was written of it and what is free.
+
+    Parameters
+    ----------
+    path : Path
+        What the user knows it by.
+    partial : Path
+        Where it is written.
+
+    Raises
+    ------
+    OSError
+        With the number of the one that ended the block.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno not in _NOT_WRITABLE and not _SHORT_WRITE.search(str(error)):
+        told = _TOLD in str(error)
+        if told or (error.errno not in _NOT_WRITABLE and not _SHORT_WRITE.search(str(error))):
             raise
         reason = os.strerror(error.errno) if error.errno else str(error)
-        message = f"{reason}: cannot write {path} ({_bytes_in(partial)} bytes were written{_free(path)})"
+        message = f"{reason}: cannot write {path} ({_bytes_in(partial)}{_TOLD}{_free(path)})"
         raise OSError(error.errno or errno.EIO, message) from error
 
 

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from esort.files import saying_where
 from esort.locks import hold_folder
 
 __all__ = ["ERROR_FILE", "INTERRUPTED", "TERMINATED", "Run", "complain", "full_errors", "one_line_errors"]
@@ -115,7 +116,7 @@ def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig],
         folder = Path(hydra.runtime.output_dir)
         error_file = folder / ERROR_FILE
         try:
-            with _ending_in_order(), hold_folder(folder):
+            with _ending_in_order(), saying_where(folder, folder), hold_folder(folder):
                 error_file.unlink(missing_ok=True)
                 return task(config)
         except _Terminated:
@@ -132,7 +133,8 @@ def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig],
                 complain(line)
                 sys.exit(1)
             complain(f"job {hydra.job.num}: {line}")
-            error_file.write_text(line + "\n", encoding="utf-8")
+            with suppress(OSError):  # of a full disk, for example
+                error_file.write_text(line + "\n", encoding="utf-8")
             return float("nan")
 
     return run
