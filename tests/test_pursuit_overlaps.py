@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pursuit_data import FILTER_BEFORE, FOOTPRINT_SAMPLES, add_spike, footprints, make_network, planted
 
-from esort.pursuit.overlaps import NUM_PHASES, conflict_table, phase_offsets
+from esort.pursuit.overlaps import NUM_PHASES, conflict_table, doubt, phase_offsets
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +59,31 @@ def test_kernels_are_what_a_spike_changes(network, table, accepted, phase):
     part = changed[:, first : first + 2 * table.lag_samples + 1]
     for lowered in range(4):
         kernel = kernel_of(table, accepted, lowered)
-        wanted = np.zeros_like(part[0]) if kernel is None else kernel[phase]
+        wanted = np.zeros_like(part[0]) if kernel is None else kernel[phase].copy()
+        if lowered != accepted:
+            wanted -= doubt(part[lowered : lowered + 1], float(network.energies[lowered]))[0]
         # What is smaller than the noise's energy may be left out.
         np.testing.assert_allclose(part[lowered], wanted, atol=0.52)
     changed[:, first : first + 2 * table.lag_samples + 1] = 0
     assert np.abs(changed).max() < 0.02
+
+
+def test_doubt_grows_with_the_square_of_the_overlap_up_to_a_limit():
+    kernel = np.array([[0, 0, 0, 100, 0, 0, -200, 0]], dtype=np.float32)
+    found = doubt(kernel, 400.0)
+    np.testing.assert_allclose(found[0, 3], 7.3 * (0.04 * 100) ** 2 / 400, rtol=1e-5)
+    np.testing.assert_allclose(found[0, 6], 4 * found[0, 3], rtol=1e-5)
+    assert (found[:, kernel[0] == 0] == 0).all()  # where a kernel was cut off
+    # A unit of nothing: no more than a part of the overlap.
+    np.testing.assert_allclose(doubt(kernel, 0.0), 0.3 * np.abs(kernel))
+
+
+def test_doubt_takes_in_the_lags_beside():
+    kernel = np.array([[10.0, 100.0, 10.0, 10.0]], dtype=np.float32)
+    found = doubt(kernel, 100.0)[0]
+    np.testing.assert_allclose(found[0], min(found[1], 0.3 * 100))
+    np.testing.assert_allclose(found[2], found[1])
+    assert found[3] < found[2]
 
 
 def test_units_far_apart_do_not_touch():
