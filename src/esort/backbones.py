@@ -1,4 +1,4 @@
-"""A backbone for a recording: the one in the cache, or one trained now on a simulation."""
+"""A backbone for a recording: the one that ships, one from the cache, or one trained now on a simulation."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from esort.learning import LearningSpec
+from esort.pretrained import find_pretrained
 from esort.simulation import SimulationSpec
 from esort.subject import open_subject
 from esort.teaching import all_labels
 from esort.training import TrainingSettings, backbone_digest, train_backbone
 
-__all__ = ["find_or_make_backbone"]
+__all__ = ["SOURCE_S", "find_or_make_backbone"]
 
 logger = logging.getLogger(__name__)
+
+SOURCE_S = 40.0
+"""Length of the recording that is pretrained on, unless somebody says otherwise."""
 
 
 def find_or_make_backbone(
@@ -24,6 +28,7 @@ def find_or_make_backbone(
     *,
     cache: Path,
     folder: Path,
+    shipped: bool = False,
     lightning_logger: Any = False,
 ) -> tuple[Path, dict[str, float]]:
     """Find the backbone of a simulated recording in the cache, or train it and keep it there.
@@ -38,6 +43,8 @@ def find_or_make_backbone(
         Of simulations and backbones.
     folder : Path
         For files of the training.
+    shipped : bool
+        Whether one that ships with the package will do, where it fits.
     lightning_logger : Lightning logger or False
 
     Returns
@@ -46,6 +53,9 @@ def find_or_make_backbone(
     metrics : dict
         Of its training; empty where it was found.
     """
+    ready = find_pretrained(spec, learning, settings) if shipped else None
+    if ready is not None:
+        return ready, {}
     # The digest of the simulation also knows the template bank and the version of the simulator.
     described = spec.to_dict() | {"digest": spec.digest()}
     digest = backbone_digest(described, learning, settings)

@@ -15,7 +15,7 @@ from typing import Any
 import platformdirs
 import pytorch_lightning as pl
 
-from esort.backbones import find_or_make_backbone
+from esort.backbones import SOURCE_S, find_or_make_backbone
 from esort.checkpoint import load_card
 from esort.detector import Postprocessing
 from esort.examples import ExampleSpec
@@ -36,7 +36,6 @@ __all__ = ["TEACHER_S", "Bootstrap", "default_cache"]
 # A teacher that has to run is shown this much of a long recording: lupin needs about as long as that.
 TEACHER_S = 300.0
 _TRAININGS = ("finetune", "scratch")
-_SOURCE_S = 40.0
 
 
 def default_cache() -> Path:
@@ -64,7 +63,8 @@ class Bootstrap:
     training : {"finetune", "scratch"}
         With a backbone or without.
     backbone : str, optional
-        A backbone's checkpoint; None: from the cache, or made now on a simulation.
+        A backbone's checkpoint; None: the one that ships with esort where it fits, else as "make": from the
+        cache, or made now on a simulation.
     pretrain_epochs, epochs : int
         Of the backbone and of the units.
     freq_min_hz, freq_max_hz, common_reference
@@ -105,7 +105,7 @@ class Bootstrap:
         # All cheap objects are made now, so that a wrong value is found before the teacher runs.
         self._teacher(self.teacher_seconds).check()
         self.budget, self.settings, self.pretraining, self.finetuning  # noqa: B018
-        if self.backbone is not None:
+        if self.backbone not in (None, "make"):
             load_card(self.backbone)
 
     @classmethod
@@ -173,7 +173,7 @@ class Bootstrap:
         return SimulationSpec(
             probe=ProbeSpec(contact_positions_um=subject.contact_positions_um.tolist()),
             noise=NoiseSpec(level_uv=10.0),
-            duration_s=_SOURCE_S,
+            duration_s=SOURCE_S,
             split="source",
             seed=self.seed,
             sampling_frequency=subject.sampling_frequency,
@@ -217,11 +217,16 @@ class Bootstrap:
     def _backbone(self, subject: Subject, folder: Path) -> Path | None:
         if self.training == "scratch":
             return None
-        if self.backbone is not None:
+        if self.backbone not in (None, "make"):
             return Path(self.backbone)
         cache = default_cache() if self.cache is None else Path(self.cache).expanduser()
         return find_or_make_backbone(
-            self.source(subject), self.pretraining, self.settings, cache=cache, folder=folder
+            self.source(subject),
+            self.pretraining,
+            self.settings,
+            cache=cache,
+            folder=folder,
+            shipped=self.backbone is None,
         )[0]
 
     def _teacher(self, seconds: float | None) -> Teacher:

@@ -219,6 +219,7 @@ def _backbone(
         plan.settings,
         cache=plan.cache,
         folder=folder,
+        shipped=plan.shipped,
         lightning_logger=tracker.lightning_logger(),
     )
     if metrics:

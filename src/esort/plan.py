@@ -9,6 +9,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from esort.backbones import SOURCE_S
 from esort.checkpoint import load_card
 from esort.fairness import check_apart
 from esort.label_plan import LabelPlanner
@@ -16,7 +17,7 @@ from esort.labels import LabelBudget
 from esort.learning import LearningSpec
 from esort.probes import ProbeSpec
 from esort.recordings import RecordingPath
-from esort.simulation import SimulationSpec
+from esort.simulation import DriftSpec, NoiseSpec, SimulationSpec
 from esort.subject import Subject
 from esort.teacher import Teacher
 from esort.tracking import TrackerSpec
@@ -46,7 +47,9 @@ class TrainingPlan:
     tracker : TrackerSpec
     cache : Path
     backbone : Path or None
-        None: from the cache, or made now.
+        None: the one that ships where that will do, else from the cache, or made now.
+    shipped : bool
+        Whether the one that ships with the package will do, where it fits.
     report : bool
         Whether to leave ``report.html``.
     planner : LabelPlanner
@@ -63,6 +66,7 @@ class TrainingPlan:
     tracker: TrackerSpec
     cache: Path
     backbone: Path | None
+    shipped: bool = False
     report: bool = False
     planner: LabelPlanner = field(default_factory=LabelPlanner)
 
@@ -70,7 +74,7 @@ class TrainingPlan:
         if self.mode not in _MODES:
             raise ValueError(f"training.mode must be one of {', '.join(_MODES)}, got {self.mode!r}")
         if self.mode == "pretrain" and self.backbone is not None:
-            raise ValueError("training=pretrain makes a backbone: expected training.backbone=null")
+            raise ValueError("training=pretrain makes a backbone: expected training.backbone=auto")
         if self.backbone is not None:
             load_card(self.backbone)
         elif (
@@ -92,11 +96,12 @@ class TrainingPlan:
             seed=whole_number("seed", config.seed, least=0),
             resume=bool(config.resume),
         )
-        backbone = config.training.backbone
+        mode, chosen = config.training.mode, config.training.backbone or "auto"
+        target, source = target_of(config), make(config.recording.source)
         return cls(
-            mode=config.training.mode,
-            target=target_of(config),
-            source=make(config.recording.source),
+            mode=mode,
+            target=target,
+            source=source,
             budget=make(config.label_budget),
             teacher=make(config.teacher),
             pretraining=make(config.training.pretrain),
@@ -104,7 +109,8 @@ class TrainingPlan:
             settings=settings,
             tracker=make(config.logger),
             cache=Path(config.cache).expanduser(),
-            backbone=None if backbone is None else Path(backbone).expanduser(),
+            backbone=None if chosen in ("auto", "make") else Path(chosen).expanduser(),
+            shipped=mode == "finetune" and chosen == "auto" and _is_usual(source, target),
             report=bool(config.report),
             planner=make(config.label_plan),
         )
@@ -118,6 +124,22 @@ class TrainingPlan:
             probe=ProbeSpec(contact_positions_um=target.contact_positions_um.tolist()),
             sampling_frequency=target.sampling_frequency,
         )
+
+
+def _is_usual(source: Any, target: SimulationSpec | RecordingPath) -> bool:
+    """Whether nobody asked for a certain recording to pretrain on: it is as the target's choices make it."""
+    if isinstance(target, RecordingPath):
+        asked = {name: value for name, value in source.keywords.items() if name != "seed"}
+        like = {"noise": NoiseSpec(level_uv=10.0), "drift": DriftSpec(), "num_units": None, "split": "source"}
+        return bool(asked == like | {"duration_s": SOURCE_S})
+    names = ("probe", "noise", "drift", "disjoint_cell_models")
+    usual = SimulationSpec(
+        **{name: getattr(target, name) for name in names},
+        duration_s=SOURCE_S,
+        split="source",
+        seed=source.seed,
+    )
+    return bool(source == usual)
 
 
 def make(node: Any) -> Any:

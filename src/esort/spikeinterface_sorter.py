@@ -65,7 +65,8 @@ _PARAMETERS: dict[str, tuple[Any, str]] = {
     ),
     "backbone": (
         None,
-        "A backbone's checkpoint. None: from the cache, or pretrained now for this probe and rate",
+        "A backbone's checkpoint. None: the one that ships with esort where it fits; make: from the cache, or "
+        "pretrained now for this probe and rate",
     ),
     "pretrain_epochs": (15, "Epochs of pretraining, where a backbone has to be made"),
     "epochs": (8, "Epochs of learning the units"),
@@ -120,7 +121,7 @@ class EsortSorter(BaseSorter):
         """Find whatever is wrong before long work starts, and make paths absolute: jobs run elsewhere."""
         params = dict(params)
         for name in ("checkpoint", "teacher_path", "backbone", "cache"):
-            if params[name] is not None:
+            if params[name] not in (None, "make"):
                 params[name] = str(Path(params[name]).expanduser().absolute())
         if params["teacher_groups"] is not None:
             params["teacher_groups"] = list(params["teacher_groups"])
