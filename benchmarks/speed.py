@@ -172,7 +172,7 @@ def operations_per_second(model):
 
     sorter = Sorter.load(model)
     network = sorter.network
-    per_row = 2 * network.num_channels * len(network.bandpass)
+    per_row = 2 * network.num_channels * (len(network.lowpass) + len(network.highpass))
     per_row += 2 * int((network.whitening != 0).sum())
     per_row += 2 * network.num_channels * network.filters.numel()
     per_row += 2 * network.heads.numel()

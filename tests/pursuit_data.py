@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from esort.pursuit.bandpass import bandpass_taps
+from esort.pursuit.bandpass import Bandpass
 from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.shifting import shifted
 
@@ -34,14 +34,15 @@ def make_network(waveforms=None, *, num_members=6, num_heads=4, num_filters=5, r
     """The network that knows these footprints; detectors are what its temporal bank sees of them."""
     waveforms = footprints() if waveforms is None else waveforms
     num_units, num_channels = waveforms.shape[:2]
-    taps = bandpass_taps(RATE_HZ, freq_min_hz=300, freq_max_hz=6000)
+    bandpass = Bandpass.design(RATE_HZ, freq_min_hz=300, freq_max_hz=6000, step=STEP)
     network = PursuitNetwork(
         num_channels=num_channels,
         num_units=num_units,
-        window_samples=len(taps) + STEP * (FILTER_SAMPLES - 1),
-        peak_offset_samples=len(taps) // 2 + STEP * FILTER_BEFORE,
+        window_samples=bandpass.num_taps + STEP * (FILTER_SAMPLES - 1),
+        peak_offset_samples=bandpass.num_taps // 2 + STEP * FILTER_BEFORE,
         step=STEP,
-        bandpass_samples=len(taps),
+        lowpass_samples=len(bandpass.lowpass),
+        highpass_samples=len(bandpass.highpass),
         num_filters=num_filters,
         filter_samples=FILTER_SAMPLES,
         filter_before=FILTER_BEFORE,
@@ -58,7 +59,7 @@ def make_network(waveforms=None, *, num_members=6, num_heads=4, num_filters=5, r
     energy = np.square(waveforms).sum(axis=2)  # (U, C)
     members = np.sort(np.argsort(-energy, axis=1)[:, :num_members], axis=1)
     heads = np.sort(np.argsort(-energy, axis=1)[:, :num_heads], axis=1)
-    network.bandpass.copy_(torch.from_numpy(taps))
+    network.bandpass = bandpass
     network.whitening.copy_(torch.from_numpy(whitening))
     network.filters.copy_(torch.from_numpy(bank.copy()))
     network.footprint_channels.copy_(torch.from_numpy(members))

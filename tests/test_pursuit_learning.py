@@ -32,7 +32,8 @@ LAYOUT = Layout(
 SHARED = {
     "num_channels": 8,
     "step": STEP,
-    "bandpass_samples": 3,
+    "lowpass_samples": 3,
+    "highpass_samples": 1,
     "window_samples": 3 + STEP * (FILTER_SAMPLES - 1),
     "peak_offset_samples": 1 + STEP * FILTER_BEFORE,
 }

@@ -25,7 +25,7 @@ def raw():
 def test_outputs_are_what_forward_defines(network, raw):
     with torch.no_grad():
         defined = network(torch.from_numpy(raw)[None])[0].numpy()
-    found = network.outputs(torch.from_numpy(raw))
+    found = network.outputs(raw)
     assert found.dtype == np.float32
     assert found.shape == defined.shape == ((4001 - network.window_samples) // STEP + 1, 4)
     np.testing.assert_allclose(found, defined, atol=1e-3 * np.abs(defined).max())
@@ -40,13 +40,13 @@ def test_a_batch_is_one_stretch_after_the_other(network, raw):
 
 @pytest.mark.parametrize("offset", [1, 7, 500, 1200])
 def test_outputs_of_a_stretch_are_those_of_the_whole(network, raw, offset):
-    whole = network.outputs(torch.from_numpy(raw))
-    part = network.outputs(torch.from_numpy(raw[STEP * offset :]))
+    whole = network.outputs(raw)
+    part = network.outputs(raw[STEP * offset :])
     np.testing.assert_array_equal(part, whole[offset:])
 
 
 def test_one_window_gives_one_row(network, raw):
-    assert network.outputs(torch.from_numpy(raw[: network.window_samples])).shape == (1, 4)
+    assert network.outputs(raw[: network.window_samples]).shape == (1, 4)
 
 
 @pytest.mark.parametrize("unit_index", range(4))
@@ -73,7 +73,7 @@ def test_peak_offset_is_where_the_spike_was(raw):
     course = -np.exp(-0.5 * (np.arange(-12, 13) / 3.5) ** 2)
     space = np.abs(footprints()[1]).max(axis=1)
     traces[2000 - 12 : 2000 + 13] += course[:, None] * space
-    scores = network.outputs(torch.from_numpy(traces))
+    scores = network.outputs(traces)
     sample = STEP * scores[:, 1].argmax() + network.peak_offset_samples
     assert abs(sample - 2000) <= 2
 
@@ -88,12 +88,12 @@ def test_energies(network):
 
 @pytest.mark.parametrize("chosen", [[0], [2, 3], [3, 0, 1]])
 def test_some_of_the_units(network, raw, chosen):
-    whole = network.outputs(torch.from_numpy(raw))
+    whole = network.outputs(raw)
     some = network.of_units(np.array(chosen))
     assert some.num_units == len(chosen)
-    np.testing.assert_allclose(some.outputs(torch.from_numpy(raw)), whole[:, chosen], atol=1e-3)
+    np.testing.assert_allclose(some.outputs(raw), whole[:, chosen], atol=1e-3)
     assert network.num_units == 4
-    np.testing.assert_array_equal(network.outputs(torch.from_numpy(raw)), whole)
+    np.testing.assert_array_equal(network.outputs(raw), whole)
 
 
 def test_many_units_in_groups(raw):
@@ -103,15 +103,15 @@ def test_many_units_in_groups(raw):
     assert len(network.groups()) == 3
     with torch.no_grad():
         defined = network(torch.from_numpy(raw)[None])[0].numpy()
-    found = network.outputs(torch.from_numpy(raw))
+    found = network.outputs(raw)
     np.testing.assert_allclose(found, defined, atol=1e-3 * np.abs(defined).max())
 
 
 def test_hyper_parameters_rebuild_it(network, raw):
     again = build_network("pursuit", network.hyper_parameters())
     again.load_state_dict(network.state_dict())
-    found = again.outputs(torch.from_numpy(raw))
-    np.testing.assert_array_equal(found, network.outputs(torch.from_numpy(raw)))
+    found = again.outputs(raw)
+    np.testing.assert_array_equal(found, network.outputs(raw))
 
 
 def test_fewer_channels_than_members(raw):
@@ -164,8 +164,8 @@ def test_a_checkpoint_gives_it_back(network, raw, tmp_path):
     save_checkpoint(path, network.state_dict(), card_of(network))
     sorter = Sorter.load(path)
     assert sorter.card.thresholds == (50.0, 60.0, 70.0, 80.0)
-    found = sorter.network.outputs(torch.from_numpy(raw))
-    np.testing.assert_array_equal(found, network.outputs(torch.from_numpy(raw)))
+    found = sorter.network.outputs(raw)
+    np.testing.assert_array_equal(found, network.outputs(raw))
 
 
 def test_a_checkpoint_of_other_sizes_is_refused(network, tmp_path):

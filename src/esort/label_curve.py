@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import least_squares
 
 __all__ = ["ErrorCurve", "LabelsRatio", "fit_error_curve", "labels_for", "labels_ratio"]
 
@@ -149,6 +148,8 @@ def fit_error_curve(labels: Sequence[float], accuracy: Sequence[float]) -> Error
     ValueError
         If there are too few.
     """
+    from scipy.optimize import least_squares
+
     counts, error = np.asarray(labels, dtype=float), 1 - np.asarray(accuracy, dtype=float)
     if len(counts) < 3 or np.unique(counts).size < 2:
         raise ValueError(

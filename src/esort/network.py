@@ -65,9 +65,13 @@ class SpikeNetwork(nn.Module):
         """Samples that are computed together, few enough for the processor's cache; None: as they come."""
         return 1000
 
-    def outputs(self, traces: Tensor) -> np.ndarray:
-        """What the post-processing takes: for one stretch of traces (T, C), probabilities (T - W + 1, U)."""
-        return self(traces[None])[0].sigmoid().numpy()
+    def outputs(self, traces: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:
+        """What the post-processing takes: for one stretch of traces (T, C), probabilities (T - W + 1, U).
+
+        Only a network that filters for itself may be given gains, (C,): by these the traces are multiplied.
+        """
+        assert gains is None
+        return self(torch.from_numpy(traces)[None])[0].sigmoid().numpy()
 
     def forward(self, traces: Tensor) -> Tensor:
         """Return logits.

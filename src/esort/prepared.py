@@ -99,6 +99,36 @@ class PreparedRecording:
             return np.zeros((0, 2), dtype=np.int64)
         return self.blanked.stretches(start_sample, stop_sample)
 
+    def stored(self, start_sample: int, stop_sample: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Read a stretch for a network, as it is stored if that will do.
+
+        Returns
+        -------
+        traces : array, shape (stop_sample - start_sample, C)
+            Of any type of numbers; may not be written to.
+        gains : float32 array, shape (C,), or None
+            To be multiplied with, by a network that filters for itself: an offset does not pass its filter.
+            None: they are in units of the noise level.
+
+        Raises
+        ------
+        ValueError
+            See `traces`.
+        """
+        if not self.preprocessing.inside_network:
+            return self.traces(start_sample, stop_sample), None
+        traces = self.raw.get_traces(start_frame=start_sample, end_frame=stop_sample)
+        if traces.dtype.kind == "f":
+            check_finite(traces, start_sample, self.raw.channel_ids)
+        if self.blanked is not None:
+            traces = self.blanked.get_traces(start_frame=start_sample, end_frame=stop_sample)
+        if traces.dtype == np.uint16:
+            traces = (traces ^ np.uint16(0x8000)).view(np.int16)
+        gains_to_uv = self.raw.get_channel_gains()
+        gains = (1.0 if gains_to_uv is None else gains_to_uv) / self.noise_level_uv
+        gains[self.silent_channels] = 0
+        return traces, gains.astype(np.float32)
+
     def memory_map(
         self, path: str | os.PathLike[str], *, stop_sample: int, num_workers: int = 2
     ) -> np.ndarray:

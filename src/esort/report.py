@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from esort.footprints import Footprints
 from esort.style import COLORS, picture
 from esort.traces import plot_traces
 from esort.tracker import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["plot_accuracy", "plot_curve", "plot_probe", "plot_reliability", "plot_traces"]
 
@@ -38,6 +39,8 @@ def plot_accuracy(
         Without it the right panel shows the number of spikes.
     title : str
     """
+    from matplotlib.ticker import MaxNLocator
+
     units = sorted(scores["units"], key=lambda unit: -unit["accuracy"])
     accuracy = np.array([unit["accuracy"] for unit in units], dtype=float)
     rank = np.arange(1, len(units) + 1)
@@ -157,6 +160,8 @@ def plot_curve(
     ValueError
         If there is nothing to draw.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     curves = read_metrics(metrics_path)
     if names is None:
         names = [name for name, (steps, _) in curves.items() if len(set(steps)) > 1]

@@ -6,7 +6,6 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.signal import firwin, upfirdn
 from spikeinterface.preprocessing.basepreprocessor import BasePreprocessor, BasePreprocessorSegment
 
 if TYPE_CHECKING:
@@ -54,6 +53,8 @@ class ResampledRecording(BasePreprocessor):
 
 class _Segment(BasePreprocessorSegment):
     def __init__(self, parent: Any, up: int, down: int, rate: float, dtype: Any) -> None:
+        from scipy.signal import firwin
+
         super().__init__(parent)
         self.sampling_frequency, self.time_vector = rate, None
         self.up, self.down = up, down
@@ -68,6 +69,8 @@ class _Segment(BasePreprocessorSegment):
         return int(self.parent_recording_segment.get_num_samples()) * self.up // self.down
 
     def get_traces(self, start_frame, end_frame, channel_indices):  # type: ignore[no-untyped-def]
+        from scipy.signal import upfirdn
+
         # Sample k of the output lies at sample k · down / up of the input; a whole one at multiples of up.
         start = int(start_frame) // self.up * self.up
         first = start // self.up * self.down

@@ -193,7 +193,7 @@ class StreamingSorter:
         filtered, block = self._filter_margin, self._grid
         decision = self._detector.margin_samples
         if isinstance(network, PursuitNetwork) and isinstance(self._detector, ScoreDetector):
-            filtered, block = len(network.bandpass) // 2, 0
+            filtered, block = network.bandpass.num_taps // 2, 0
             after -= filtered
             decision = self._detector.latency_samples + network.stride
         return Latency(

@@ -17,9 +17,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from omegaconf import DictConfig
 from tqdm import tqdm
 
@@ -37,6 +36,9 @@ from esort.study_figure import plot_study
 from esort.study_table import fitted_curves, overall_labels_ratio, results_table, summarise
 from esort.tracking import Tracker, TrackerSpec
 from esort.worker import TrainOne, found_row, job_row, run_job
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["STUDY", "run_study"]
 
@@ -183,6 +185,8 @@ def _description(spec: StudySpec, table: pd.DataFrame) -> dict[str, Any]:
 
 def _label_plan(spec: StudySpec, rows: Sequence[dict[str, Any]], folder: Path) -> pd.DataFrame:
     """Each unit's need by its own curve, for each seed and each value of the axis that is told apart."""
+    import pandas as pd
+
     measured: dict[tuple[Any, int], dict[str, list[tuple[float, float]]]] = {}
     for row in rows:
         if row["status"] != "done" or row["sorter"] != OURS:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from esort.grid import OURS, StudySpec
 from esort.label_curve import ErrorCurve
 from esort.style import COLORS, picture
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
 
 __all__ = ["plot_study"]
 
@@ -64,6 +66,8 @@ def _groups(summary: pd.DataFrame, spec: StudySpec) -> list[tuple[str, pd.DataFr
 
 def _draw_curve(axes: Axes, summary: pd.DataFrame, spec: StudySpec) -> None:
     """Accuracy over labels on a logarithmic axis; other sorters as level lines."""
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
     for (name, group), color in zip(_groups(summary, spec), _ORDER, strict=False):
         if (group["sorter"] != OURS).all():
             axes.axhline(group[_SCORE].mean(), color=COLORS[color], linewidth=1, linestyle="--", label=name)

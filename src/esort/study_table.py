@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-from scipy import stats
 
 from esort.grid import OURS, StudySpec
 from esort.label_curve import ErrorCurve, LabelsRatio, fit_error_curve, labels_ratio
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "SCORES_OF_A_RUN",
@@ -42,6 +43,8 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     mean, low, high : float
         NaN where there is nothing; low and high are NaN for a single value.
     """
+    from scipy import stats
+
     known = np.asarray(values, dtype=float)
     known = known[np.isfinite(known)]
     if known.size == 0:
@@ -70,6 +73,8 @@ def summarise(table: pd.DataFrame, spec: StudySpec) -> pd.DataFrame:
         of pooled accuracy from the baseline's, paired by seed) and, for a curve, ``labels_ratio``: labels
         needed for what the baseline reaches with these labels, over these labels.
     """
+    import pandas as pd
+
     keys = ["sorter", *spec.axes]
     rows = []
     for values, group in table.groupby(keys, sort=False, dropna=False):
@@ -98,6 +103,8 @@ def overall_labels_ratio(summary: pd.DataFrame) -> float:
 
 def results_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """The rows of all runs as a table, whose numbers are numbers also where some runs have none."""
+    import pandas as pd
+
     table = pd.DataFrame(rows)
     for name in (*SCORES_OF_A_RUN, "labels_per_unit", "seconds"):
         table[name] = pd.to_numeric(table[name])
@@ -143,6 +150,8 @@ def _gains(table: pd.DataFrame, group: pd.DataFrame, spec: StudySpec) -> list[fl
 
 def _ratio_columns(table: pd.DataFrame, row: dict[str, Any], spec: StudySpec) -> dict[str, Any]:
     """Labels ratio at the accuracy that the baseline reaches with a row's labels."""
+    import pandas as pd
+
     by = spec.by
     assert by is not None
     nothing = {**_columns("labels_ratio", (math.nan,) * 3), "labels_ratio_bound": ""}

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,6 +14,9 @@ from esort.files import check_writable, write_atomically
 from esort.locks import check_free
 from esort.results import check_output
 from esort.runs import ERROR_FILE, complain, full_errors
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["FolderGuard", "SweepTable"]
 
@@ -58,6 +60,8 @@ class SweepTable(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Gather what the jobs left, print it as a table, and write it as ``table.csv``."""
+        import pandas as pd
+
         folder = Path(config.hydra.sweep.dir)
         jobs = sorted(folder.glob("*/.hydra/overrides.yaml"), key=lambda path: _job_number(path.parents[1]))
         if not jobs:

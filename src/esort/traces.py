@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
 
 from esort.events import Event, classify_spikes
 from esort.footprints import Footprints, estimate_footprints, read_traces_uv
 from esort.style import COLORS, picture
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from spikeinterface.core import BaseRecording, BaseSorting
 
 __all__ = ["plot_traces"]
@@ -169,6 +167,8 @@ def _draw_event(
     level_uv: np.ndarray,
 ) -> int:
     """Colour the traces under a spike and put its marker below the trough; return 0 if it lies elsewhere."""
+    from matplotlib.patheffects import withStroke
+
     peak_channel = int(amplitudes_uv.argmax())
     rows = np.flatnonzero(shown == peak_channel)
     if not len(rows):
@@ -225,6 +225,8 @@ def _finish(
     has_truth: bool,
 ) -> None:
     """Label the axes, add a scale bar and say how many spikes of each kind there are."""
+    from matplotlib.lines import Line2D
+
     depths_um = np.asarray(recording.get_channel_locations(), dtype=float)[shown, 1]
     every = max(1, len(shown) // 12)
     axis.set_yticks(level_uv[::every], [f"{depth:g}" for depth in depths_um[::every]])

@@ -6,17 +6,11 @@ by term in one order. It skips the zeros, of which there are most on a long prob
 
 from __future__ import annotations
 
-from typing import Any
-
-import numba
 import numpy as np
 
+from esort.pursuit.compiled import mix, scores_of
+
 __all__ = ["SparseRows"]
-
-# Outputs of a tile: what several neighbouring sums read stays in the first-level cache.
-_TILE = 256
-
-_compile: Any = numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")
 
 
 class SparseRows:
@@ -29,57 +23,26 @@ class SparseRows:
 
     def __init__(self, matrix: np.ndarray) -> None:
         unit, row = np.nonzero(matrix)
-        self._first = np.searchsorted(unit, np.arange(len(matrix) + 1)).astype(np.int64)
-        self._row = row.astype(np.int64)
-        self._weight = matrix[unit, row].astype(np.float32)
+        self._firsts = np.searchsorted(unit, np.arange(len(matrix) + 1)).astype(np.int64)
+        self._rows = row.astype(np.int64)
+        self._weights = matrix[unit, row].astype(np.float32)
 
     def __matmul__(self, lines: np.ndarray) -> np.ndarray:
         """Multiply: float32 (R, T) to (U, T)."""
-        result = np.empty((len(self._first) - 1, lines.shape[1]), dtype=np.float32)
-        # Loops over strided memory would not be vectorised.
-        _mix(np.ascontiguousarray(lines), self._first, self._row, self._weight, result)
-        return result
+        return mix(lines, self._firsts, self._rows, self._weights)
 
+    def of_filtered(self, lines: np.ndarray, taps: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """Multiply what a bank of filters makes of the lines, and add an offset.
 
-@_compile
-def _mix(lines, firsts, rows, weights, result):  # type: ignore
-    for start in range(0, result.shape[1], _TILE):
-        count = min(_TILE, result.shape[1] - start)
-        for unit in range(result.shape[0]):
-            total = result[unit, start : start + count]
-            total[:] = 0
-            first, last = firsts[unit], firsts[unit + 1]
-            whole = first + (last - first) // 8 * 8
-            for place in range(first, whole, 8):
-                _add_eight(total, lines, rows[place : place + 8], weights[place : place + 8], start, count)
-            for place in range(whole, last):
-                _add_one(total, lines[rows[place], start : start + count], weights[place], count)
+        Parameters
+        ----------
+        lines : float32 array, shape (C, T)
+        taps : float32 array, shape (F, L)
+            C · F = R: the filters of a channel are neighbours.
+        offsets : float32 array, shape (U,)
 
-
-@_compile
-def _add_one(total, line, weight, count):  # type: ignore
-    for at in range(count):
-        total[at] += weight * line[at]
-
-
-@_compile
-def _add_eight(total, lines, rows, w, start, count):  # type: ignore
-    # A running sum is loaded and stored once for eight products.
-    stop = start + count
-    a, b = lines[rows[0], start:stop], lines[rows[1], start:stop]
-    c, d = lines[rows[2], start:stop], lines[rows[3], start:stop]
-    e, f = lines[rows[4], start:stop], lines[rows[5], start:stop]
-    g, h = lines[rows[6], start:stop], lines[rows[7], start:stop]
-    w0, w1, w2, w3, w4, w5, w6, w7 = w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7]
-    for at in range(count):
-        total[at] = (
-            total[at]
-            + w0 * a[at]
-            + w1 * b[at]
-            + w2 * c[at]
-            + w3 * d[at]
-            + w4 * e[at]
-            + w5 * f[at]
-            + w6 * g[at]
-            + w7 * h[at]
-        )
+        Returns
+        -------
+        float32 array, shape (U, T - L + 1)
+        """
+        return scores_of(lines, taps, self._firsts, self._rows, self._weights, offsets)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from esort.network import SpikeNetwork
-from esort.pursuit.bandpass import decimate
+from esort.pursuit.bandpass import Bandpass
 from esort.pursuit.compiled import fir_bank
 from esort.pursuit.mixing import SparseRows
 
@@ -18,8 +18,6 @@ __all__ = ["PursuitNetwork"]
 
 # Units that share one matrix product over the channels that any of them needs.
 _GROUP_UNITS = 16
-# Rows whose features are computed together: few enough for the processor's cache.
-_ROWS_AT_ONCE = 1000
 
 
 class PursuitNetwork(SpikeNetwork):
@@ -35,8 +33,8 @@ class PursuitNetwork(SpikeNetwork):
     ----------
     step : int
         Samples of the recording per row of scores.
-    bandpass_samples : int
-        Taps of the filter (K).
+    lowpass_samples, highpass_samples : int
+        Taps of the two parts of the filter; of the high-pass in rows of the reduced rate.
     num_filters, filter_samples : int
         Size of the temporal bank, in rows of the reduced rate.
     filter_before : int
@@ -53,7 +51,8 @@ class PursuitNetwork(SpikeNetwork):
         See `SpikeNetwork`.
     """
 
-    bandpass: Tensor
+    lowpass: Tensor
+    highpass: Tensor
     whitening: Tensor
     filters: Tensor
     basis: Tensor
@@ -66,7 +65,8 @@ class PursuitNetwork(SpikeNetwork):
         self,
         *,
         step: int = 2,
-        bandpass_samples: int = 1,
+        lowpass_samples: int = 1,
+        highpass_samples: int = 1,
         num_filters: int = 6,
         filter_samples: int = 1,
         filter_before: int = 0,
@@ -84,7 +84,8 @@ class PursuitNetwork(SpikeNetwork):
         self.num_head_channels = num_head_channels
         members = min(num_footprint_channels, self.num_channels)
         heads = min(num_head_channels, self.num_channels)
-        self.register_buffer("bandpass", torch.zeros(bandpass_samples))
+        self.register_buffer("lowpass", torch.zeros(lowpass_samples))
+        self.register_buffer("highpass", torch.zeros(highpass_samples))
         self.register_buffer("whitening", torch.zeros(self.num_channels, self.num_channels))
         self.register_buffer("filters", torch.zeros(num_filters, filter_samples))
         self.register_buffer("basis", torch.zeros(num_components, footprint_samples))
@@ -113,7 +114,8 @@ class PursuitNetwork(SpikeNetwork):
             "window_samples": self.window_samples,
             "peak_offset_samples": self.peak_offset_samples,
             "step": self.step,
-            "bandpass_samples": len(self.bandpass),
+            "lowpass_samples": len(self.lowpass),
+            "highpass_samples": len(self.highpass),
             "num_filters": self.filters.shape[0],
             "filter_samples": self.filters.shape[1],
             "filter_before": self.filter_before,
@@ -123,6 +125,16 @@ class PursuitNetwork(SpikeNetwork):
             "num_head_channels": self.heads.shape[1],
             "num_components": self.basis.shape[0],
         }
+
+    @property
+    def bandpass(self) -> Bandpass:
+        """The filter in front."""
+        return Bandpass(lowpass=self.lowpass.numpy(), highpass=self.highpass.numpy(), step=self.step)
+
+    @bandpass.setter
+    def bandpass(self, bandpass: Bandpass) -> None:
+        self.lowpass.copy_(torch.from_numpy(bandpass.lowpass))
+        self.highpass.copy_(torch.from_numpy(bandpass.highpass))
 
     @property
     def energies(self) -> Tensor:
@@ -136,42 +148,35 @@ class PursuitNetwork(SpikeNetwork):
         """
         scores = []
         for one in traces:  # (T, C)
-            filtered = functional.conv1d(one.T[:, None], self.bandpass[None, None], stride=self.step)
+            reduced = functional.conv1d(one.T[:, None], self.lowpass[None, None], stride=self.step)
+            filtered = functional.conv1d(reduced, self.highpass[None, None])
             whitened = self.whitening @ filtered[:, 0]  # (C, T')
             features = functional.conv1d(whitened[:, None], self.filters[:, None])  # (C, F, T')
             energy = torch.einsum("ucf,cft->tu", self._dense_heads(), features)
             scores.append(energy - self.energies / 2)
         return torch.stack(scores)
 
-    def outputs(self, traces: Tensor) -> np.ndarray:
+    def outputs(self, traces: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:
         """See `SpikeNetwork.outputs`: scores, to the bit the same wherever the traces begin."""
-        if traces.device.type != "cpu":
-            return self(traces[None])[0].cpu().numpy()
-        return self.scores(self.whitened(traces.numpy())).T
+        if self.heads.device.type != "cpu":
+            scaled = torch.tensor(traces * (1.0 if gains is None else gains), dtype=torch.float32)
+            return self(scaled.to(self.heads.device)[None])[0].cpu().numpy()
+        return self.scores(self.whitened(traces, gains)).T
 
-    def whitened(self, traces: np.ndarray) -> np.ndarray:
-        """Band-pass, decimate and whiten: (N, C) in µV to float32 (C, T)."""
-        filtered = decimate(traces, self.bandpass.numpy(), self.step)
+    def whitened(self, traces: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:
+        """Band-pass, decimate and whiten: (N, C) in µV, or as stored with gains (C,), to float32 (C, T)."""
+        filtered = self.bandpass.apply(traces, gains)
         if "whitening" not in self._sparse:
             self._sparse["whitening"] = SparseRows(self.whitening.numpy())
         return self._sparse["whitening"] @ filtered
 
     def features(self, whitened: np.ndarray) -> np.ndarray:
         """Filter each channel with the temporal bank: (C, T) to float32 (C, F, T - Lb + 1)."""
-        num_rows = whitened.shape[1] - self.filters.shape[1] + 1
-        return fir_bank(whitened[:, None], self.filters.numpy()[:, None], num_rows)
+        return fir_bank(whitened, self.filters.numpy())
 
     def scores(self, whitened: np.ndarray) -> np.ndarray:
         """Scores of all units: (C, T) to float32 (U, T - Lb + 1)."""
-        length = self.filters.shape[1]
-        scores = np.empty((self.num_units, whitened.shape[1] - length + 1), dtype=np.float32)
-        half = self.energies.numpy()[:, None] / 2
-        for start in range(0, scores.shape[1], _ROWS_AT_ONCE):
-            stop = min(start + _ROWS_AT_ONCE, scores.shape[1])
-            features = self.features(whitened[:, start : stop + length - 1])
-            scores[:, start:stop] = self._sparse_heads() @ features.reshape(-1, stop - start)  # (C · F, n)
-        scores -= half
-        return scores
+        return self._sparse_heads().of_filtered(whitened, self.filters.numpy(), -self.energies.numpy() / 2)
 
     def _dense_heads(self) -> Tensor:
         dense = self.heads.new_zeros(self.num_units, self.num_channels, self.heads.shape[2])

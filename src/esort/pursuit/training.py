@@ -17,7 +17,7 @@ from esort.fitted import Fitted, TrainingSettings, without_artefacts
 from esort.inference import one_thread_each
 from esort.labels import LabelledSpikes
 from esort.prepared import PreparedRecording, prepare
-from esort.pursuit.bandpass import bandpass_taps, decimate, reduction
+from esort.pursuit.bandpass import Bandpass, reduction
 from esort.pursuit.calibration import calibrate_scores
 from esort.pursuit.denoising import NUM_COMPONENTS, temporal_components
 from esort.pursuit.explain import exclusion_rows
@@ -67,7 +67,7 @@ def layout_of(
 
 def whitened_traces(
     prepared: PreparedRecording, stop_sample: int, contact_positions_um: np.ndarray, path: Path
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, Bandpass, np.ndarray]:
     """Band-pass, decimate and whiten the traces of [0, stop_sample).
 
     Parameters
@@ -82,29 +82,29 @@ def whitened_traces(
     Returns
     -------
     whitened : float32 memory map, shape (C, T)
-    taps : float32 array, shape (K,)
+    bandpass : Bandpass
     whitening : float32 array, shape (C, C)
     """
     rate = prepared.sampling_frequency
     step = reduction(rate)
     corners = prepared.preprocessing
-    taps = bandpass_taps(rate, freq_min_hz=corners.freq_min_hz, freq_max_hz=corners.freq_max_hz)
+    bandpass = Bandpass.design(rate, freq_min_hz=corners.freq_min_hz, freq_max_hz=corners.freq_max_hz)
     path.parent.mkdir(parents=True, exist_ok=True)
     num_rows = stop_sample // step
     shape = (prepared.num_channels, num_rows)
     traces = new_memory_map(path, np.float32, shape)
     for start, stop in _blocks(num_rows, round(_BLOCK_S * rate / step)):
-        half = len(taps) // 2
+        half = bandpass.num_taps // 2
         low, high = start * step - half, (stop - 1) * step + half + 1
         first, last = max(0, low), min(stop_sample, high)
         raw = np.pad(prepared.traces(first, last), ((first - low, high - last), (0, 0)), mode="edge")
-        traces[:, start:stop] = decimate(raw, taps, step)
+        traces[:, start:stop] = bandpass.apply(raw)
     noise = noise_of(traces)
     whitening = local_whitening(traces, noise, contact_positions_um, rate_hz=rate / step)
     for start, stop in _blocks(num_rows, round(_BLOCK_S * rate / step)):
         block = torch.from_numpy(traces[:, start:stop].copy())
         traces[:, start:stop] = (torch.from_numpy(whitening) @ block).numpy()
-    return traces, taps, whitening
+    return traces, bandpass, whitening
 
 
 def _blocks(num_rows: int, length: int) -> Iterator[tuple[int, int]]:
@@ -123,12 +123,12 @@ class _Ground:
     positions: np.ndarray
     layout: Layout
     shared: dict[str, int]
-    taps: np.ndarray
+    bandpass: Bandpass
     whitening: np.ndarray
 
     def fitted(self, network: PursuitNetwork, subject: Subject, settings: TrainingSettings) -> Fitted:
         """Give the network its filter and whitening, and everything that its card says."""
-        network.bandpass.copy_(torch.from_numpy(self.taps))
+        network.bandpass = self.bandpass
         network.whitening.copy_(torch.from_numpy(self.whitening))
         return Fitted(
             subject=subject,
@@ -218,7 +218,7 @@ def _prepare(subject: Subject, labels: LabelledSpikes, settings: TrainingSetting
     )
     positions = subject.contact_positions_um
     with one_thread_each():
-        traces, taps, whitening = whitened_traces(
+        traces, bandpass, whitening = whitened_traces(
             prepared, labels.stop_sample, positions, scratch / "whitened.npy"
         )
     labels = without_artefacts(labels, prepared)
@@ -234,11 +234,12 @@ def _prepare(subject: Subject, labels: LabelledSpikes, settings: TrainingSetting
         shared={
             "num_channels": prepared.num_channels,
             "step": step,
-            "bandpass_samples": len(taps),
-            "window_samples": len(taps) + step * (layout.filter_samples - 1),
-            "peak_offset_samples": len(taps) // 2 + step * layout.filter_before,
+            "lowpass_samples": len(bandpass.lowpass),
+            "highpass_samples": len(bandpass.highpass),
+            "window_samples": bandpass.num_taps + step * (layout.filter_samples - 1),
+            "peak_offset_samples": bandpass.num_taps // 2 + step * layout.filter_before,
         },
-        taps=taps,
+        bandpass=bandpass,
         whitening=whitening,
     )
 

@@ -6,7 +6,6 @@ import logging
 
 import numpy as np
 import torch
-from scipy.ndimage import maximum_filter1d
 
 __all__ = ["local_whitening", "noise_of", "zca_rows"]
 
@@ -76,6 +75,8 @@ def local_whitening(
     float32 array, shape (C, C)
         ``whitening @ traces`` is in units of the noise level; takes the scaling in.
     """
+    from scipy.ndimage import maximum_filter1d
+
     scaled = traces / noise[:, None].astype(np.float32)  # (C, T)
     reach = round(_LOUD_MS * rate_hz / 1000)
     loud = maximum_filter1d((np.abs(scaled) > _LOUD).view(np.uint8), 2 * reach + 1, axis=1)[:, ::_ROW_STEP]

@@ -11,7 +11,6 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from scipy.interpolate import make_interp_spline
 
 __all__ = ["SPLITS", "TemplateBank"]
 
@@ -165,6 +164,8 @@ class TemplateBank:
         -------
         np.ndarray of float32, shape (N, R, T)
         """
+        from scipy.interpolate import make_interp_spline
+
         start_ms, stop_ms = self.cut_out_ms
         inside = (times_ms >= start_ms) & (times_ms <= stop_ms)  # (N, T)
         samples = np.clip(times_ms, start_ms, stop_ms) * self.sampling_frequency / 1000 + self.peak_sample
@@ -202,10 +203,14 @@ class TemplateBank:
 
     @cached_property
     def _across_basis(self):  # type: ignore[no-untyped-def]
+        from scipy.interpolate import make_interp_spline
+
         return make_interp_spline(self.across_um, np.eye(len(self.across_um)), k=3)
 
     @cached_property
     def _along_basis(self):  # type: ignore[no-untyped-def]
+        from scipy.interpolate import make_interp_spline
+
         return make_interp_spline(self.along_um, np.eye(len(self.along_um)), k=3)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from esort.simulation.bank import TemplateBank
 from esort.simulation.spec import SimulationSpec
@@ -176,6 +175,8 @@ def place_population(
     ValueError
         If too few templates of the split fit.
     """
+    from scipy.spatial import cKDTree
+
     num_units = spec.resolved_num_units
     num_excitatory = round(spec.excitatory_fraction * num_units)
     pool = bank.split(spec.split, disjoint_cell_models=spec.disjoint_cell_models)
