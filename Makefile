@@ -8,6 +8,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Not in the lock: it asks for a cloudpickle older than what dask and joblib ask for, and works with a newer one.
+RAY_LAUNCHER := hydra-ray-launcher==1.2.2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .NOTPARALLEL:
@@ -24,6 +26,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@echo "setup: installing $$(grep -c == requirements.lock) pinned packages into $(VENV) (some minutes the first time)"
 	@$(PIP) install -q -r requirements.lock || \
 		{ echo "setup: a pinned package could not be installed; see the lines above"; exit 1; }
+	@$(PIP) install -q --no-deps $(RAY_LAUNCHER) || { echo "setup: $(RAY_LAUNCHER) could not be installed"; exit 1; }
 	@$(PIP) install -q --no-deps -e . || { echo "setup: esort itself could not be installed"; exit 1; }
 	@touch $@
 	@echo "setup: ready, use $(BIN)/python"
@@ -47,7 +50,7 @@ demo: setup
 # torch carry a suffix that the package index does not know.
 lock:
 	@echo "# Every package that the tests and the demo run with (Python 3.11, Linux x86-64); made by \`make lock\`." > requirements.lock.new
-	@$(PIP) freeze --exclude-editable | sed 's/+cpu$$//' >> requirements.lock.new
+	@$(PIP) freeze --exclude-editable --exclude hydra-ray-launcher | sed 's/+cpu$$//' >> requirements.lock.new
 	@if grep -qE ' @ |file:' requirements.lock.new; then echo "lock: these do not come from the package index:"; \
 		grep -E ' @ |file:' requirements.lock.new; rm requirements.lock.new; exit 1; fi
 	@mv requirements.lock.new requirements.lock
