@@ -16,7 +16,7 @@ FLOORS = [
     set(floor.split())
     for floor in (
         "files locks style",
-        "postprocess network labels probes tracker tracking",
+        "postprocess network labelled_spikes labels probes tracker tracking",
         "recordings contacts curation formats phy_tables artifacts blanking stretches handling resampling "
         "interpolation defects label_pairs preprocessing health prepared simulation windows "
         "examples matched card checkpoint footprints events results excerpt symptoms "
@@ -35,7 +35,7 @@ FLOORS = [
 ALONE = {
     "postprocess": set(),
     "network": set(),
-    "labels": set(),
+    "labels": {"labelled_spikes"},
     "probes": set(),
     "tracking": {"tracker"},
 }
@@ -49,7 +49,17 @@ ONLY_IN = {
 }
 # What costs seconds to import, or binds arrays to one library, does not come in by the front door.
 FRAMEWORKS = {"torch", "jax", "cupy", "tensorflow", "array_api_strict", "pytorch_lightning"}
-NO_FRAMEWORK = {"postprocess", "labels", "probes", "files", "card", "checkpoint", "tracker", "tracking"}
+NO_FRAMEWORK = {
+    "postprocess",
+    "labels",
+    "labelled_spikes",
+    "probes",
+    "files",
+    "card",
+    "checkpoint",
+    "tracker",
+    "tracking",
+}
 
 
 def python_files():

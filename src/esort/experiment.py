@@ -22,7 +22,7 @@ from esort.page import REPORT, try_page
 from esort.plan import TrainingPlan, make, target_of, threshold, whole_number
 from esort.recordings import RecordingPath
 from esort.report import plot_curve
-from esort.results import MODEL, RUN, SCORES, SORTING
+from esort.results import MODEL, RUN, SCORES, SORTING, SUSPECTS
 from esort.runs import Run
 from esort.simulation import SimulationSpec
 from esort.sorter import Sorter
@@ -184,6 +184,7 @@ def _learn_and_sort(
             "teacher": plan.teacher.path or plan.teacher.sorter,
             "backbone": backbone,
             "training": metrics,
+            "suspicious_labels": json.loads((folder / SUSPECTS).read_text(encoding="utf-8")),
         },
     )
     agreement = None

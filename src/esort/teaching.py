@@ -61,6 +61,12 @@ def draw_labels(
     elif subject.ground_truth is not None:
         spikes = subject.ground_truth.to_spike_vector()
         sample_index, unit_index = spikes["sample_index"], spikes["unit_index"]
+        outside = (sample_index < 0) | (sample_index >= subject.num_samples)
+        if outside.any():
+            raise ValueError(
+                f"the ground truth has {outside.sum()} of {outside.size} spikes outside the recording of "
+                f"{subject.num_samples} samples, one at {sample_index[outside][0]}: it belongs to another"
+            )
         unit_ids = tuple(subject.ground_truth.unit_ids)
     else:
         raise ValueError(

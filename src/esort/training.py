@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,14 +17,18 @@ import numpy as np
 from esort.calibration import calibrate
 from esort.checkpoint import save_checkpoint
 from esort.files import write_json
-from esort.fitted import TrainingSettings
+from esort.fitted import Fitted, TrainingSettings
 from esort.gradient import fit_by_gradient
+from esort.label_pairs import BEFORE_MS, SAMPLES_MS, suspicious_labels
 from esort.labels import LabelledSpikes
 from esort.learning import LearningSpec
 from esort.pursuit.training import fit_backbone_by_pursuit, fit_by_pursuit
+from esort.results import SUSPECTS
 from esort.subject import Subject
 
 __all__ = ["TrainingSettings", "backbone_digest", "train_backbone", "train_units"]
+
+logger = logging.getLogger(__name__)
 
 # Raise it when the same settings train another backbone than before: cached ones are then made anew.
 _BACKBONE_VERSION = 2
@@ -151,6 +156,7 @@ def train_units(
                 refractory_ms=settings.postprocessing.refractory_ms,
                 rng=np.random.default_rng(settings.seed),
             )
+        _look_at_labels(fitted, folder / SUSPECTS)
         calibration = fitted.without_unsortable(calibration)
         save_checkpoint(
             path,
@@ -159,6 +165,24 @@ def train_units(
         )
         write_json(folder / "calibration.json", calibration.to_dict(fitted.labels.unit_ids))
         return fitted.metrics
+
+
+def _look_at_labels(fitted: Fitted, path: Path) -> None:
+    """Say which labels look like one neuron under two names or two under one, in the log and in a file."""
+    step = fitted.network.stride if fitted.settings.network.name == _PURSUIT else 1
+    rate_hz = fitted.subject.sampling_frequency / step
+    rows = np.arange(round(SAMPLES_MS * rate_hz / 1000)) - round(BEFORE_MS * rate_hz / 1000)
+
+    def windows(sample_index: np.ndarray) -> np.ndarray:
+        at = np.rint(sample_index / step).astype(np.int64)[:, None] + rows  # (n, T)
+        if step == 1:
+            return np.asarray(fitted.traces[at])
+        return np.moveaxis(np.asarray(fitted.traces[:, at]), 0, 2)
+
+    suspects = suspicious_labels(fitted.labels, windows, rate_hz)
+    for suspect in suspects:
+        logger.warning("labels: %s", suspect)
+    write_json(path, [suspect.to_dict() for suspect in suspects])
 
 
 @contextmanager
