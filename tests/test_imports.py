@@ -17,11 +17,11 @@ FLOORS = [
     for floor in (
         "files locks style",
         "postprocess network labelled_spikes labels probes tracker tracking",
-        "recordings contacts curation formats phy_tables artifacts blanking stretches handling resampling "
-        "interpolation defects label_pairs preprocessing health prepared simulation windows "
+        "recordings contacts curation formats phy_tables artifacts extrema blanking stretches handling "
+        "resampling interpolation defects label_pairs preprocessing health prepared simulation windows "
         "examples matched card checkpoint footprints events results excerpt symptoms "
         "convrecurrent fairness label_curve label_plan",
-        "datamodule lightning resume learning answers calibration fitted gradient pursuit training subject "
+        "datamodule lightning ranks resume learning answers calibration fitted gradient pursuit training subject "
         "evaluation peers teacher "
         "teaching detector inference sorter executor buffered stream openephys chunks outcome report traces "
         "onnx_graph export "

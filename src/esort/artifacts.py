@@ -15,7 +15,7 @@ import numpy as np
 from esort.stretches import merged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from spikeinterface.core import BaseRecording
 
@@ -28,7 +28,6 @@ _JUMP_MS = 0.5
 _MIN_CHANNELS_COMMON = 16
 # Only where so long a window spans enough is each sample looked at.
 _WINDOW_MS = 10.0
-_JOINED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +91,7 @@ class ArtifactFinder:
         def samples(milliseconds: float) -> int:
             return max(1, round(milliseconds * rate / 1000))
 
-        self._lag, self._window = samples(_JUMP_MS), -(-samples(_WINDOW_MS) // _JOINED) * _JOINED
+        self._lag, self._window = samples(_JUMP_MS), samples(_WINDOW_MS)
         self._held = max(3, samples(blanking.held_ms))
         self._before, self._after = round(blanking.before_ms * rate / 1000), samples(blanking.after_ms)
         self.history = self._after + self._lag + self._held
@@ -145,7 +144,9 @@ class ArtifactFinder:
         if not (self._jumps or self._rails) or not len(traces):
             return found
         edges = np.arange(0, len(traces), self._window)
-        low, high = (_by_window(bound, traces, self._window) for bound in (np.min, np.max))  # (windows, C)
+        from esort.extrema import extrema  # brings a compiler along, which who only opens files does not need
+
+        low, high = (bound.astype(np.float64) for bound in extrema(traces, self._window))  # (windows, C)
         if self._rails is not None:
             at_rail = ((low <= self._rails[0]) | (high >= self._rails[1])).sum(axis=1) >= self._few
             for window in np.flatnonzero(at_rail):
@@ -195,18 +196,6 @@ def zero_levels(recording: BaseRecording) -> np.ndarray:
     if gains is None or offsets is None or not np.any(offsets):
         return np.full(recording.get_num_channels(), middle)
     return -np.asarray(offsets, dtype=np.float64) / gains
-
-
-def _by_window(bound: Callable[..., np.ndarray], traces: np.ndarray, window: int) -> np.ndarray:
-    """Least or greatest values of each window, the last one may be shorter: float64, (windows, C)."""
-    count, num_channels = len(traces) // window, traces.shape[1]
-    whole = np.ascontiguousarray(traces[: count * window])
-    # Rows joined by eight: NumPy takes long ones much faster.
-    parts = bound(whole.reshape(count, window // _JOINED, _JOINED * num_channels), axis=1)
-    result = bound(parts.reshape(count, _JOINED, num_channels), axis=1)
-    if count * window < len(traces):
-        result = np.concatenate([result, bound(traces[count * window :], axis=0)[None]])
-    return result.astype(np.float64)
 
 
 def _widened(found: np.ndarray, before: int, after: int) -> np.ndarray:

@@ -117,8 +117,8 @@ class PreparedRecording:
         """
         if not self.preprocessing.inside_network:
             return self.traces(start_sample, stop_sample), None
-        traces = self.raw.get_traces(start_frame=start_sample, end_frame=stop_sample)
-        if traces.dtype.kind == "f":
+        if self.blanked is None or np.dtype(self.raw.dtype).kind == "f":
+            traces = self.raw.get_traces(start_frame=start_sample, end_frame=stop_sample)
             check_finite(traces, start_sample, self.raw.channel_ids)
         if self.blanked is not None:
             traces = self.blanked.get_traces(start_frame=start_sample, end_frame=stop_sample)
