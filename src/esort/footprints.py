@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +18,11 @@ __all__ = ["Footprints", "estimate_footprints"]
 BEFORE_MS, AFTER_MS = 1.0, 1.5
 # Contacts below this share of the largest amplitude are mostly noise and would pull positions to the middle.
 POSITION_SHARE = 0.3
+# A piece of the stretch, so that a lazily filtered recording is filtered once and not held as a whole.
+_PIECE_S = 1.0
+_THREADS = 2
+# Of each piece: a few thousand samples tell the noise level as well as all of them.
+_NOISE_SAMPLES = 1000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,7 +89,7 @@ def estimate_footprints(
     recording, sorting : BaseRecording, BaseSorting
         One segment, same rate.
     start_sample, stop_sample : int
-        The stretch to read; all of it is held in memory.
+        The stretch to read.
     max_spikes : int
         Of each unit at most these, evenly spread over its spikes in the stretch.
 
@@ -89,46 +97,39 @@ def estimate_footprints(
     -------
     Footprints
     """
-    from spikeinterface.core.waveform_tools import estimate_templates_with_accumulator
-
     rate = recording.sampling_frequency
     start_sample, stop_sample = max(start_sample, 0), min(stop_sample, recording.get_num_frames(0))
-    # In memory, because a lazily filtered recording would be filtered once per spike otherwise.
-    stretch = recording.frame_slice(start_sample, stop_sample).save(
-        format="memory", n_jobs=1, progress_bar=False
-    )
-    num_before, num_after = int(BEFORE_MS * rate / 1e3), int(AFTER_MS * rate / 1e3)
-    chosen, unit_ids = [], []
-    for unit_id in sorting.unit_ids:
-        spikes = np.asarray(sorting.get_unit_spike_train(unit_id, segment_index=0)) - start_sample
-        spikes = spikes[(spikes >= num_before) & (spikes < stop_sample - start_sample - num_after)]
-        if len(spikes):
-            spread = np.linspace(0, len(spikes) - 1, min(max_spikes, len(spikes))).astype(int)
-            chosen.append(spikes[spread])
-            unit_ids.append(unit_id.item() if isinstance(unit_id, np.generic) else unit_id)
-    vector = _spike_vector(chosen)
+    before, after = int(BEFORE_MS * rate / 1e3), int(AFTER_MS * rate / 1e3)
+    spikes, units = _chosen_spikes(sorting, start_sample + before, stop_sample - after, max_spikes)
+    present, row = np.unique(units, return_inverse=True)
     num_channels = recording.get_num_channels()
-    templates_uv = np.zeros((0, num_before + num_after, num_channels), dtype=np.float32)
-    if unit_ids:
-        scaled = stretch.has_scaleable_traces()
-        templates_uv = estimate_templates_with_accumulator(
-            stretch,
-            vector,
-            unit_ids,
-            num_before,
-            num_after,
-            return_in_uV=scaled,
-            n_jobs=1,
-            progress_bar=False,
-        )  # (U, T, C)
-    traces = read_traces_uv(stretch, 0, stop_sample - start_sample)  # (N, C)
-    # A few thousand samples tell the noise level as well as all of them.
-    sample = traces[:: max(1, len(traces) // 20_000)]
-    noise_uv = 1.4826 * np.median(np.abs(sample - np.median(sample, axis=0)), axis=0)  # (C,)
+
+    def summed(piece: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Sums over the spikes of a piece, (U, T, C), and some of its samples."""
+        first, last = piece
+        low, high = max(first - before, 0), min(last + after, recording.get_num_frames(0))
+        traces = read_traces_uv(recording, low, high)
+        sums = np.zeros((len(present), before + after, num_channels), dtype=np.float32)
+        inside = (spikes >= first) & (spikes < last)
+        for spike, unit in zip(spikes[inside] - before - low, row[inside], strict=True):
+            sums[unit] += traces[spike : spike + before + after]
+        return sums, traces[:: max(1, len(traces) // _NOISE_SAMPLES)]
+
+    edges = [*range(start_sample, stop_sample, max(1, round(_PIECE_S * rate))), stop_sample]
+    total = np.zeros((len(present), before + after, num_channels), dtype=np.float32)
+    samples = []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        # A few pieces at a time: all of them would be the whole stretch.
+        for some in _in_parts(list(pairwise(edges)), _THREADS):
+            for sums, sample in pool.map(summed, some):
+                total += sums
+                samples.append(sample)
+    sample = np.concatenate(samples) if samples else np.zeros((1, num_channels), dtype=np.float32)
+    ids = [sorting.unit_ids[unit] for unit in present]
     return Footprints(
-        unit_ids=tuple(unit_ids),
-        templates_uv=np.asarray(templates_uv, dtype=np.float32),
-        noise_uv=noise_uv,
+        unit_ids=tuple(unit_id.item() if isinstance(unit_id, np.generic) else unit_id for unit_id in ids),
+        templates_uv=total / np.maximum(np.bincount(row, minlength=len(present)), 1)[:, None, None],
+        noise_uv=1.4826 * np.median(np.abs(sample - np.median(sample, axis=0)), axis=0),  # (C,)
         contact_positions_um=np.asarray(recording.get_channel_locations(), dtype=float),
     )
 
@@ -140,16 +141,24 @@ def read_traces_uv(recording: BaseRecording, start_sample: int, stop_sample: int
         start_frame=start_sample,
         end_frame=stop_sample,
         return_in_uV=recording.has_scaleable_traces(),
-    ).astype(np.float32)
+    ).astype(np.float32, copy=False)
 
 
-def _spike_vector(trains: list[np.ndarray]) -> np.ndarray:
-    """Return spike trains in SpikeInterface's form of one vector, sorted by time."""
-    from spikeinterface.core.base import minimum_spike_dtype
+def _chosen_spikes(
+    sorting: BaseSorting, start_sample: int, stop_sample: int, max_spikes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Spikes of [start_sample, stop_sample) and their units, at most so many of each, evenly spread."""
+    vector = sorting.to_spike_vector()
+    first, last = np.searchsorted(vector["sample_index"], [start_sample, max(start_sample, stop_sample)])
+    part = vector[first:last]
+    chosen = []
+    for unit in range(len(sorting.unit_ids)):
+        own = np.flatnonzero(part["unit_index"] == unit)
+        chosen.append(own[np.linspace(0, len(own) - 1, min(max_spikes, len(own))).astype(int)])
+    kept = np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, dtype=np.int64)
+    return part["sample_index"][kept].astype(np.int64), part["unit_index"][kept].astype(np.int64)
 
-    vector = np.zeros(sum(len(train) for train in trains), dtype=minimum_spike_dtype)
-    if trains:
-        vector["sample_index"] = np.concatenate(trains)
-        vector["unit_index"] = np.repeat(np.arange(len(trains)), [len(train) for train in trains])
-        vector.sort(order="sample_index")
-    return vector
+
+def _in_parts(pieces: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
+    for start in range(0, len(pieces), size):
+        yield pieces[start : start + size]

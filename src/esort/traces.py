@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from spikeinterface.core import BaseRecording, BaseSorting
 
-__all__ = ["plot_traces"]
+__all__ = ["context_of", "plot_traces"]
 
 # Around the stretch, so that every unit has some spikes to show where it lies.
-CONTEXT_S = 2.0
+CONTEXT_S = 3.0
 COLORED_MS = (-0.5, 0.9)
 COLORED_SHARE = 0.4
 
@@ -43,6 +43,7 @@ def plot_traces(
     channel_ids: Sequence[Any] | None = None,
     max_channels: int = 24,
     delta_ms: float = 0.4,
+    footprints: Footprints | None = None,
 ) -> dict[str, int]:
     """Draw a short stretch of traces, ordered by depth, with the spikes of a sorting.
 
@@ -67,6 +68,8 @@ def plot_traces(
     max_channels : int
     delta_ms : float
         How far apart two spikes may be and still be the same.
+    footprints : Footprints, optional
+        Of the sorting's units, if they are known; by default from what lies around the stretch.
 
     Returns
     -------
@@ -87,9 +90,8 @@ def plot_traces(
             f"expected a stretch within 0 to {num_samples / rate:g} s, got {start_s:g} to "
             f"{start_s + duration_s:g} s"
         )
-    context_samples = int(CONTEXT_S * rate / 2)
-    context = {"start_sample": start_sample - context_samples, "stop_sample": stop_sample + context_samples}
-    found_footprints = estimate_footprints(recording, sorting, **context)
+    context = dict(zip(("start_sample", "stop_sample"), context_of(start_sample, rate), strict=True))
+    found_footprints = footprints or estimate_footprints(recording, sorting, **context)
     true_footprints = found_footprints
     if ground_truth is not None:
         true_footprints = estimate_footprints(recording, ground_truth, **context)
@@ -126,6 +128,12 @@ def plot_traces(
             axis, recording, shown, time_ms, spacing_uv, level_uv, start_s, counts, ground_truth is not None
         )
     return counts
+
+
+def context_of(start_sample: int, sampling_frequency: float) -> tuple[int, int]:
+    """Return the samples around a stretch in which every unit has some spikes, most of the time."""
+    half = round(CONTEXT_S * sampling_frequency)
+    return start_sample - half, start_sample + half
 
 
 def _amplitudes(footprints: Footprints, unit_id: Any) -> np.ndarray | None:
