@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import platform
-import resource
 import sys
 import warnings
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from esort.files import new_folder_atomically, sha256_of_file, write_json
 from esort.footprints import estimate_footprints
 from esort.handling import handling_of
 from esort.inference import BLOCK_S, available_cores
+from esort.memory import MemoryLimit, peak_rss_bytes, plan_memory
 from esort.nwb import Session
 from esort.page import REPORT, try_page
 from esort.report import plot_accuracy, plot_probe, plot_reliability
@@ -44,8 +44,6 @@ logger = logging.getLogger(__name__)
 _PICTURES = ("traces.png", "probe.png", "accuracy.png", "reliability.png")
 _PICTURE_S = 0.04
 _PROGRESS = "{desc}: {percentage:3.0f}% |{bar}| {n:.0f} of {total:.0f} s of recording, {remaining} left"
-# Mean waveforms for the pictures are taken from this much of the recording.
-_FOOTPRINT_S = 20.0
 # The stretch that is drawn is looked for among so many spikes.
 _SPIKES_LOOKED_AT = 1_000_000
 # ``run.json`` lists so many of the stretches that were blanked, ``defects.json`` all; a share to warn of.
@@ -104,6 +102,7 @@ def sort_subject(
     session: Session | None = None,
     report: bool = False,
     executor: Executor | None = None,
+    memory: MemoryLimit | None = None,
 ) -> Outcome:
     """Sort a stretch of a recording; write ``sorting/``, ``run.json``, ``scores.json``, pictures and exports.
 
@@ -134,6 +133,8 @@ def sort_subject(
         Whether to leave ``report.html`` too.
     executor : Executor, optional
         Who sorts the chunks; by default this process.
+    memory : MemoryLimit, optional
+        Kept by shorter chunks and less to look at; no spike depends on it.
 
     Returns
     -------
@@ -156,6 +157,19 @@ def sort_subject(
     check_scale(subject.defects, sorter.noise_uv)
     handling = handling_of(subject.recording)
     digest = sha256_of_file(checkpoint)
+    plan = plan_memory(
+        sorter,
+        subject.recording,
+        memory or MemoryLimit(),
+        num_workers=num_workers,
+        chunk_s=executor.chunk_s or CHUNK_S,
+        report=report,
+    )
+    logger.info("memory: %s", plan)
+    if report and not plan.report:
+        logger.warning("no report: memory.max_gb leaves no room for it")
+    if isinstance(executor, ThreadExecutor):  # the nodes of a cluster have memory of their own
+        executor, num_workers = replace(executor, chunk_s=plan.chunk_s), plan.num_workers
     chunks = ChunkFolder(
         folder / CHUNKS,
         {
@@ -195,6 +209,7 @@ def sort_subject(
         "start_sample": start_sample,
         "stop_sample": stop_sample,
         "executor": executor.name,
+        "predicted_peak_bytes": plan.peak_bytes,
         **_describe(result, subject),
         "defects": _defects(result, subject, every=False),
         **({"exports": list(exports)} if exports else {}),
@@ -206,8 +221,8 @@ def sort_subject(
     scores = _score(sorter, subject, sorting, start_sample, stop_sample)
     if scores is not None:
         scores.save(folder / SCORES)
-    pictures = _draw(sorter, subject, result, sorting, scores, folder, start_sample)
-    if report:
+    pictures = _draw(sorter, subject, result, sorting, scores, folder, start_sample, plan.stretch_s)
+    if plan.report:
         try_page(folder, subject)
     if exports:
         content = Exportable(
@@ -232,7 +247,7 @@ def _describe(result: SortResult, subject: Subject) -> dict[str, Any]:
         "num_spikes": len(result.spikes),
         "seconds": result.seconds,
         "real_time_factor": result.real_time_factor,
-        "peak_rss_bytes": _peak_rss_bytes(),
+        "peak_rss_bytes": peak_rss_bytes(),
         "cores": available_cores(),
         "platform": platform.platform(),
         "versions": package_versions(),
@@ -300,6 +315,7 @@ def _draw(
     scores: Scores | None,
     folder: Path,
     start_sample: int,
+    stretch_s: float,
 ) -> list[Path]:
     """Pictures of what was found; none where nothing was."""
     if len(result.spikes) == 0 or result.num_samples < result.sampling_frequency * _PICTURE_S:
@@ -316,7 +332,8 @@ def _draw(
         ground_truth=subject.ground_truth,
         matches=matches,
     )
-    _draw_probe(filtered, sorting, scores, probe, start_sample, start_sample + result.num_samples)
+    length = min(result.num_samples, round(stretch_s * result.sampling_frequency))
+    _draw_probe(filtered, sorting, scores, probe, start_sample, start_sample + length)
     if scores is None:
         return [traces, probe]
     plot_accuracy(scores.to_dict(), accuracy, signal_to_noise=subject.signal_to_noise or None)
@@ -360,10 +377,7 @@ def _draw_probe(
     stop_sample: int,
 ) -> None:
     """Where the units are, coloured by accuracy where it is known."""
-    length = round(_FOOTPRINT_S * filtered.sampling_frequency)
-    footprints = estimate_footprints(
-        filtered, sorting, start_sample=start_sample, stop_sample=min(stop_sample, start_sample + length)
-    )
+    footprints = estimate_footprints(filtered, sorting, start_sample=start_sample, stop_sample=stop_sample)
     matched = [unit for unit in scores.units if unit.matched_unit_id is not None] if scores else []
     values = {unit.matched_unit_id: unit.accuracy for unit in matched}
     plot_probe(footprints, path, values=values if scores else None)
@@ -380,8 +394,3 @@ def _progress_bar(blocks: Iterable) -> Iterable:
         file=sys.stderr,
         bar_format=_PROGRESS,
     )
-
-
-def _peak_rss_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -33,6 +33,7 @@ from esort.blanking import BlankedRecording
 from esort.chunks import ChunkFolder, sort_in_chunks
 from esort.defects import Defects, check_scale, count_nonfinite, look_over, scale_advice
 from esort.doctor import examine
+from esort.doctor import main as doctor
 from esort.handling import handling_of, marked
 from esort.health import check_recording
 from esort.interpolation import InterpolatedRecording
@@ -617,3 +618,13 @@ def test_duplicate_contacts_are_refused_by_name(world, tmp_path):
     message = r"cannot read .*probe.csv as a probe: Contact positions must be unique .* at indices \[4, 9\]"
     with pytest.raises(ValueError, match=message):
         RecordingPath(path=str(tmp_path / "recording"), probe=str(tmp_path / "probe.csv")).open()
+
+
+def test_the_doctor_knows_the_noise_of_a_pursuit(trained_pursuit, capsys):
+    recording = f"recording.path={trained_pursuit.run['recording']}"
+    arguments = ["recording=path", recording, f"checkpoint={trained_pursuit.checkpoint}"]
+    assert doctor(arguments) == 0
+    assert "noise is 1 times what the network learned with" in capsys.readouterr().out.replace("0.99", "1")
+    assert doctor([*arguments, "recording.bad_channels=[0,1]", "recording.blank=false"]) == 0
+    assert doctor([*arguments, "recording.on_nan=maybe"]) == 1
+    assert "on_nan must be error or interpolate, got 'maybe'" in capsys.readouterr().err
