@@ -1,344 +1,184 @@
-"""Sort a recording with a checkpoint and leave the folder that a user looks at."""
+"""The house has floors: which module may import which, and who may know the heavy libraries."""
 
-from __future__ import annotations
-
-import logging
-import platform
-import resource
+import ast
+import subprocess
 import sys
-import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from tqdm import tqdm
+import pytest
 
-from esort.checkpoint import package_versions
-from esort.chunks import CHUNK_S, ChunkFolder, open_saved, save_sorting, sort_in_chunks
-from esort.evaluation import Scores, score
-from esort.events import true_spikes
-from esort.executor import Executor, ThreadExecutor
-from esort.exports import Exportable, check_exports, remove_exports, write_exports
-from esort.files import new_folder_atomically, sha256_of_file, write_json
-from esort.footprints import estimate_footprints
-from esort.inference import BLOCK_S, available_cores
-from esort.nwb import Session
-from esort.page import REPORT, try_page
-from esort.report import plot_accuracy, plot_probe, plot_reliability
-from esort.results import CHUNKS, MANIFEST, RUN, SCORES, SORTING, check_output, set_aside
-from esort.sorter import Sorter, SortResult
-from esort.subject import Subject
-from esort.traces import plot_traces
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "esort"
 
-if TYPE_CHECKING:
-    from spikeinterface.core import BaseRecording, BaseSorting
+# A module may import from the floors below its own, and from its own floor.
+FLOORS = [
+    set(floor.split())
+    for floor in (
+        "files locks style",
+        "postprocess network labelled_spikes labels probes tracker tracking",
+        "recordings contacts curation formats phy_tables artifacts extrema blanking stretches handling "
+        "resampling interpolation defects label_pairs preprocessing health prepared simulation windows "
+        "examples matched card checkpoint footprints events results excerpt symptoms "
+        "convrecurrent fairness label_curve label_plan",
+        "datamodule lightning ranks resume learning answers calibration fitted gradient pursuit training subject "
+        "evaluation peers teacher "
+        "teaching detector inference sorter executor buffered stream openephys chunks outcome report traces "
+        "onnx_graph export "
+        "grid study_table study_figure cost dashboards "
+        "exports nwb phy backbones bootstrap spikeinterface_sorter "
+        "inspect doctor page pretrained manifest verify",
+        "experiment plan runs sweep jobs study worker command optimise",
+    )
+]
+# These import nothing of esort's but the file helpers and parts of themselves.
+ALONE = {
+    "postprocess": set(),
+    "network": set(),
+    "labels": {"labelled_spikes"},
+    "probes": set(),
+    "tracking": {"tracker"},
+}
+# Library -> the only modules that may import it ("train" and "sort" are the entries).
+ONLY_IN = {
+    "wandb": {"tracking"},
+    "MEArec": {"simulation"},
+    "optuna": {"optimise"},
+    "hydra": {"experiment", "plan", "runs", "sweep", "jobs", "command", "optimise"},
+    "omegaconf": {"experiment", "plan", "runs", "sweep", "jobs", "study", "worker", "command", "optimise"},
+}
+# What costs seconds to import, or binds arrays to one library, does not come in by the front door.
+FRAMEWORKS = {"torch", "jax", "cupy", "tensorflow", "array_api_strict", "pytorch_lightning"}
+NO_FRAMEWORK = {
+    "postprocess",
+    "labels",
+    "labelled_spikes",
+    "probes",
+    "files",
+    "card",
+    "checkpoint",
+    "tracker",
+    "tracking",
+}
 
-__all__ = ["Outcome", "sort_subject", "unlabelled_stretch"]
 
-logger = logging.getLogger(__name__)
-
-_PICTURES = ("traces.png", "probe.png", "accuracy.png", "reliability.png")
-_PICTURE_S = 0.04
-_PROGRESS = "{desc}: {percentage:3.0f}% |{bar}| {n:.0f} of {total:.0f} s of recording, {remaining} left"
-# Mean waveforms for the pictures are taken from this much of the recording.
-_FOOTPRINT_S = 20.0
-# The stretch that is drawn is looked for among so many spikes.
-_SPIKES_LOOKED_AT = 1_000_000
+def python_files():
+    files = sorted(PACKAGE.rglob("*.py"))
+    return files + [path for path in (ROOT / "train.py", ROOT / "sort.py") if path.exists()]
 
 
-@dataclass(kw_only=True, eq=False)
-class Outcome:
-    """What sorting left behind.
+def module_of(path):
+    """Return the name of a file on the plan: the first part below the package."""
+    if path.is_relative_to(PACKAGE):
+        return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return path.stem
 
-    Parameters
-    ----------
-    folder : Path
-    run : dict
-        Content of ``run.json``.
-    sorting : BaseSorting
-        As it lies in ``sorting/``.
-    scores : Scores or None
-        Against the ground truth, where it is known.
-    pictures : list of Path
+
+def imports(path, *, only_when_loaded=False):
+    """Return the dotted names that a file imports, with those inside functions or without.
+
+    Imports under ``if TYPE_CHECKING`` are left out: they never happen.
     """
+    names = []
 
-    folder: Path
-    run: dict[str, Any]
-    sorting: BaseSorting
-    scores: Scores | None
-    pictures: list[Path]
+    def visit(node):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            nodes = node.orelse
+        elif only_when_loaded and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            nodes = []
+        else:
+            nodes = list(ast.iter_child_nodes(node))
+        if isinstance(node, ast.Import):
+            names.extend(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = absolute(path, node)
+            # "from esort import files" imports a module, "from esort.files import plain" a part of one.
+            names.extend(f"{base}.{alias.name}" if base == "esort" else base for alias in node.names)
+        for child in nodes:
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return names
 
 
-def unlabelled_stretch(sorter: Sorter, subject: Subject) -> tuple[int, int]:
-    """Return the time [start, stop) of a recording that no label of the sorter came from, for scoring.
-
-    Of the time before and after the labels, the longer; empty where the labels came from everywhere.
-    """
-    labels = sorter.card.labels
-    if labels is None or labels.recording_fingerprint != subject.fingerprint:
-        return 0, subject.num_samples
-    before, after = labels.start_sample, subject.num_samples - labels.stop_sample
-    return (labels.stop_sample, subject.num_samples) if after >= before else (0, before)
+def absolute(path, node):
+    """Return the dotted name of a possibly relative import."""
+    if not node.level:
+        return node.module or ""
+    folder = path.parents[node.level - 1].relative_to(PACKAGE.parent)
+    return ".".join([*folder.parts, *filter(None, [node.module])])
 
 
-def sort_subject(
-    checkpoint: Path,
-    subject: Subject,
-    folder: Path,
-    *,
-    start_sample: int = 0,
-    stop_sample: int | None = None,
-    thresholds: float | None = None,
-    num_workers: int | None = None,
-    overwrite: bool = False,
-    resume: bool = False,
-    facts: dict[str, Any] | None = None,
-    exports: Iterable[str] = (),
-    session: Session | None = None,
-    report: bool = False,
-    executor: Executor | None = None,
-) -> Outcome:
-    """Sort a stretch of a recording; write ``sorting/``, ``run.json``, ``scores.json``, pictures and exports.
+def own_imports(path):
+    """Return the modules of esort that a file imports, other than its own."""
+    names = [name.split(".") for name in imports(path) if name.split(".")[0] == "esort"]
+    return {name[1] for name in names if len(name) > 1} - {module_of(path), "__version__"}
 
-    Parameters
-    ----------
-    checkpoint : Path
-    subject : Subject
-    folder : Path
-        Made if it is missing.
-    start_sample, stop_sample : int
-        The stretch; None: to the end.
-    thresholds : float, optional
-        For all units, in the place of the checkpoint's.
-    num_workers : int, optional
-        Threads; None: one per core.
-    overwrite : bool
-        Whether a sorting that lies in the folder may be replaced.
-    resume : bool
-        Whether to go on with the chunks that an interrupted sorting left in the folder, and to replace what
-        else it left.
-    facts : dict, optional
-        More for ``run.json``.
-    exports : sequence of str
-        See `esort.exports.write_exports`.
-    session : Session, optional
-        For the NWB file.
-    report : bool
-        Whether to leave ``report.html`` too.
-    executor : Executor, optional
-        Who sorts the chunks; by default this process.
 
-    Returns
-    -------
-    Outcome
+def floor_of(module):
+    floors = [number for number, modules in enumerate(FLOORS) if module in modules]
+    assert floors, f"{module} is on no floor: put it into FLOORS of {Path(__file__).name}"
+    return floors[0]
 
-    Raises
-    ------
-    FileExistsError
-        If there is a sorting in the folder and `overwrite` is false.
-    FileNotFoundError, CheckpointError, ValueError
-        If the checkpoint cannot be read, or does not fit the recording; or an export fails.
-    """
-    # Without a manifest the run did not end: what lies there is the first part of what is to come.
-    overwrite = overwrite or (resume and not (folder / MANIFEST).exists())
-    exports = check_exports(exports, folder, overwrite=overwrite)
-    if not overwrite and (folder / SORTING).exists():
-        check_output(folder, overwrite=False)
-    executor = ThreadExecutor() if executor is None else executor
-    sorter = Sorter.load(checkpoint)
-    digest = sha256_of_file(checkpoint)
-    chunks = ChunkFolder(
-        folder / CHUNKS,
-        {
-            "checkpoint": digest,
-            "recording": subject.fingerprint,
-            "stretch": [start_sample, stop_sample],
-            "thresholds": thresholds,
-            "chunk_s": executor.chunk_s or CHUNK_S,
-            "versions": package_versions(),
-        },
+
+def test_every_module_has_a_floor():
+    modules = {module_of(path) for path in PACKAGE.rglob("*.py")} - {"__init__", "__main__"}
+    assert {module for module in modules if not any(module in floor for floor in FLOORS)} == set()
+
+
+@pytest.mark.parametrize("path", python_files(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_go_down(path):
+    module = module_of(path)
+    if module in ("train", "sort", "__main__"):
+        assert own_imports(path) <= {"command"}, "the entries only call esort.command"
+        return
+    if module == "__init__":
+        assert all(floor_of(other) < len(FLOORS) - 1 for other in own_imports(path))
+        return
+    upwards = {other for other in own_imports(path) if floor_of(other) > floor_of(module)}
+    assert not upwards, f"{module} imports {upwards} from above"
+    if module in ALONE:
+        assert own_imports(path) <= ALONE[module] | FLOORS[0]
+
+
+def test_no_two_modules_need_each_other():
+    graph: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        graph.setdefault(module_of(path), set()).update(own_imports(path))
+    TopologicalSorter(graph).prepare()  # raises CycleError and names the circle
+
+
+@pytest.mark.parametrize("path", python_files(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_libraries_stay_where_they_belong(path):
+    libraries = {name.split(".")[0] for name in imports(path)}
+    for library, modules in ONLY_IN.items():
+        assert library not in libraries or module_of(path) in modules, f"{library} belongs to {modules}"
+
+
+@pytest.mark.parametrize("path", python_files(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_frameworks_are_not_imported_by_what_works_without(path):
+    if module_of(path) in NO_FRAMEWORK:
+        libraries = {name.split(".")[0] for name in imports(path, only_when_loaded=True)}
+        assert not libraries & FRAMEWORKS
+
+
+def test_relative_and_nested_imports_are_seen(tmp_path):
+    file = PACKAGE / "simulation" / "imaginary.py"
+    node = ast.parse("from ..checkpoint import Card").body[0]
+    assert absolute(file, node) == "esort.checkpoint"
+    assert absolute(file, ast.parse("from . import noise").body[0]) == "esort.simulation"
+    assert absolute(file, ast.parse("from .. import files").body[0]) == "esort"
+    script = tmp_path / "script.py"
+    script.write_text(
+        "if TYPE_CHECKING:\n    import torch\nelse:\n    import numba\n"
+        "def f():\n    from esort import files\n"
     )
-    result = sort_in_chunks(
-        sorter,
-        subject.recording,
-        chunks,
-        start_sample=start_sample,
-        stop_sample=stop_sample,
-        thresholds=thresholds,
-        num_workers=num_workers,
-        progress=_progress_bar,
-        resume=resume,
-        executor=executor,
+    assert imports(script) == ["numba", "esort.files"]
+    assert imports(script, only_when_loaded=True) == ["numba"]
+
+
+def test_importing_esort_is_light():
+    program = (
+        "import sys, esort; sys.exit(bool({'torch', 'wandb', 'MEArec', 'hydra', 'jax'} & set(sys.modules)))"
     )
-    sorting = _write_sorting(result, folder / SORTING)
-    for name in (MANIFEST, SCORES, REPORT, *_PICTURES):
-        (folder / name).unlink(missing_ok=True)  # of the sorting that was replaced
-    remove_exports(folder)
-    stop_sample = start_sample + result.num_samples
-    run = {
-        "recording": subject.source,
-        "recording_fingerprint": subject.fingerprint,
-        "checkpoint": str(checkpoint.resolve()),
-        "checkpoint_sha256": digest,
-        "start_sample": start_sample,
-        "stop_sample": stop_sample,
-        "executor": executor.name,
-        **_describe(result, subject),
-        **({"exports": list(exports)} if exports else {}),
-        **(facts or {}),
-    }
-    write_json(folder / RUN, run)
-    scores = _score(sorter, subject, sorting, start_sample, stop_sample)
-    if scores is not None:
-        scores.save(folder / SCORES)
-    pictures = _draw(sorter, subject, result, sorting, scores, folder, start_sample)
-    if report:
-        try_page(folder, subject)
-    if exports:
-        content = Exportable(
-            sorting=sorting,
-            probability=result.spikes.probability,
-            recording=subject.recording,
-            filtered=sorter.preprocessing.resolve(subject.recording).apply(subject.recording),
-            source=subject.source,
-            session=session or Session(),
-        )
-        write_exports(exports, content, folder)
-    chunks.clear()  # only now: all that they hold is written
-    return Outcome(folder=folder, run=run, sorting=sorting, scores=scores, pictures=pictures)
-
-
-def _describe(result: SortResult, subject: Subject) -> dict[str, Any]:
-    """What came out and what it took."""
-    return {
-        "sampling_frequency": result.sampling_frequency,
-        "num_channels": subject.recording.get_num_channels(),
-        "num_units": len(result.unit_ids),
-        "num_spikes": len(result.spikes),
-        "seconds": result.seconds,
-        "real_time_factor": result.real_time_factor,
-        "peak_rss_bytes": _peak_rss_bytes(),
-        "cores": available_cores(),
-        "platform": platform.platform(),
-        "versions": package_versions(),
-    }
-
-
-def _write_sorting(result: SortResult, path: Path) -> BaseSorting:
-    """Save as SpikeInterface's folder, whole or not at all, with each spike's probability beside it."""
-    with set_aside(path), new_folder_atomically(path) as partial, warnings.catch_warnings():
-        # The spikes come from a network, not from a file: there is no provenance to save.
-        warnings.filterwarnings("ignore", message="The extractor is not serializable")
-        save_sorting(result, partial)
-    return open_saved(path)
-
-
-def _score(
-    sorter: Sorter, subject: Subject, sorting: BaseSorting, start_sample: int, stop_sample: int
-) -> Scores | None:
-    """Compare with the ground truth, where there is one, on the time that no label came from."""
-    if subject.ground_truth is None:
-        return None
-    first, last = unlabelled_stretch(sorter, subject)
-    first, last = max(first, start_sample), min(last, stop_sample)
-    if first >= last:
-        logger.warning("no scores: the checkpoint's labels came from all that was sorted")
-        return None
-    return score(subject.ground_truth, sorting, start_sample=first, stop_sample=last)
-
-
-def _draw(
-    sorter: Sorter,
-    subject: Subject,
-    result: SortResult,
-    sorting: BaseSorting,
-    scores: Scores | None,
-    folder: Path,
-    start_sample: int,
-) -> list[Path]:
-    """Pictures of what was found; none where nothing was."""
-    if len(result.spikes) == 0 or result.num_samples < result.sampling_frequency * _PICTURE_S:
-        return []
-    traces, probe, accuracy, reliability = (folder / name for name in _PICTURES)
-    filtered = sorter.prepare(subject.recording).filtered
-    matches = {unit.unit_id: unit.matched_unit_id for unit in scores.units} if scores else None
-    plot_traces(
-        filtered,
-        sorting,
-        traces,
-        start_s=_busy_sample(result, start_sample) / result.sampling_frequency,
-        duration_s=_PICTURE_S,
-        ground_truth=subject.ground_truth,
-        matches=matches,
-    )
-    _draw_probe(filtered, sorting, scores, probe, start_sample, start_sample + result.num_samples)
-    if scores is None:
-        return [traces, probe]
-    plot_accuracy(scores.to_dict(), accuracy, signal_to_noise=subject.signal_to_noise or None)
-    _draw_reliability(result, subject, scores, reliability)
-    return [path for path in (traces, probe, accuracy, reliability) if path.exists()]
-
-
-def _draw_reliability(result: SortResult, subject: Subject, scores: Scores, path: Path) -> None:
-    """Whether the stated probabilities are right, on the time that is scored."""
-    assert subject.ground_truth is not None
-    spikes = result.spikes
-    is_true = true_spikes(
-        spikes.sample_index,
-        spikes.unit_index,
-        result.unit_ids,
-        subject.ground_truth,
-        {unit.unit_id: unit.matched_unit_id for unit in scores.units},
-        round(scores.delta_ms * result.sampling_frequency / 1000),
-    )
-    scored = (spikes.sample_index >= scores.start_sample) & (spikes.sample_index < scores.stop_sample)
-    if scored.any():
-        plot_reliability(spikes.probability[scored], is_true[scored], path)
-
-
-def _busy_sample(result: SortResult, start_sample: int) -> int:
-    """Start of a stretch for the picture of the traces: the one that shows most spikes."""
-    samples = result.spikes.sample_index[:_SPIKES_LOOKED_AT]
-    length = int(_PICTURE_S * result.sampling_frequency)
-    counts = np.searchsorted(samples, samples + length) - np.arange(samples.size)
-    # A little before the first of these spikes, so that it is seen whole.
-    start = int(samples[counts.argmax()]) - length // 20
-    return min(max(start, start_sample), start_sample + result.num_samples - length - 1)
-
-
-def _draw_probe(
-    filtered: BaseRecording,
-    sorting: BaseSorting,
-    scores: Scores | None,
-    path: Path,
-    start_sample: int,
-    stop_sample: int,
-) -> None:
-    """Where the units are, coloured by accuracy where it is known."""
-    length = round(_FOOTPRINT_S * filtered.sampling_frequency)
-    footprints = estimate_footprints(
-        filtered, sorting, start_sample=start_sample, stop_sample=min(stop_sample, start_sample + length)
-    )
-    matched = [unit for unit in scores.units if unit.matched_unit_id is not None] if scores else []
-    values = {unit.matched_unit_id: unit.accuracy for unit in matched}
-    plot_probe(footprints, path, values=values if scores else None)
-
-
-def _progress_bar(blocks: Iterable) -> Iterable:
-    """Seconds of recording that are done, of how many, and the time that is left; only on a terminal."""
-    return tqdm(
-        blocks,
-        desc="sorting",
-        unit="s",
-        unit_scale=BLOCK_S,
-        disable=None,
-        file=sys.stderr,
-        bar_format=_PROGRESS,
-    )
-
-
-def _peak_rss_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    subprocess.run([sys.executable, "-c", program], check=True)
