@@ -27,7 +27,7 @@ FLOORS = [
         "onnx_graph export "
         "grid study_table study_figure cost dashboards "
         "exports nwb phy backbones bootstrap spikeinterface_sorter "
-        "inspect doctor page pretrained manifest verify",
+        "inspect doctor page pretrained manifest memory verify",
         "experiment plan runs sweep jobs study worker command optimise",
     )
 ]
