@@ -125,6 +125,8 @@ class Bootstrap:
             pl.Trainer,
             accelerator="auto",
             devices=1,
+            strategy="auto",
+            sync_batchnorm=False,
             deterministic=True,
             gradient_clip_val=10.0,
             num_sanity_val_steps=0,

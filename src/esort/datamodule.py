@@ -18,21 +18,24 @@ _PHASES = {"train": 0, "val": 1}
 
 
 class _Batches(Dataset):
-    """Batches by number: batch i is a function of the seed and i alone."""
+    """Batches by number: batch i follows from the seed and i alone, of which each process has a share."""
 
-    def __init__(self, examples: SpikeExamples, *, phase: str, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, examples: SpikeExamples, *, phase: str, batch_size: int, seed: int, share: slice
+    ) -> None:
         self.examples = examples
         self.phase = phase
         self.batch_size = batch_size
         self.seed = seed
+        self.share = share
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         rng = np.random.default_rng([self.seed, _PHASES[self.phase], index])
         batch = self.examples.batch(rng, self.batch_size)
         return (
-            torch.from_numpy(batch.traces),  # (B, T, C)
-            torch.from_numpy(batch.targets),  # (B, U)
-            torch.from_numpy(batch.known),  # (B, U)
+            torch.from_numpy(batch.traces[self.share]),  # (B, T, C)
+            torch.from_numpy(batch.targets[self.share]),  # (B, U)
+            torch.from_numpy(batch.known[self.share]),  # (B, U)
         )
 
 
@@ -99,5 +102,9 @@ class SpikeDataModule(pl.LightningDataModule):
         return self._loader(self.validation, "val", range(self.validation_batches))
 
     def _loader(self, examples: SpikeExamples, phase: str, sampler: Sampler[int] | range) -> DataLoader:
-        batches = _Batches(examples, phase=phase, batch_size=self.batch_size, seed=self.seed)
+        # Processes that train together see the batches that one would see, each a part of the windows. All
+        # validate on all windows, so that they agree on which epoch is the best.
+        together = self.trainer if phase == "train" else None
+        share = slice(together.global_rank, None, together.world_size) if together else slice(None)
+        batches = _Batches(examples, phase=phase, batch_size=self.batch_size, seed=self.seed, share=share)
         return DataLoader(batches, sampler=sampler, batch_size=None, num_workers=0)

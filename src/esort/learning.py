@@ -19,6 +19,9 @@ from esort.windows import Window
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
+    from esort.lightning import EpochLines
+    from esort.ranks import Ranks, SharedTraces
+
 __all__ = ["LearningSpec", "learn", "split_labels"]
 
 # A unit needs this many labels before some are kept for validation.
@@ -166,8 +169,8 @@ def learn(
     labels : LabelledSpikes
     spec : LearningSpec
     make_trainer : callable
-        Returns a Lightning trainer; is given ``max_epochs``, ``callbacks``, ``logger``, ``default_root_dir``
-        and ``plugins``.
+        Returns a Lightning trainer; is given ``max_epochs``, ``callbacks``, ``logger``, ``default_root_dir``,
+        ``plugins`` and ``use_distributed_sampler``. With several devices it is pickled for other processes.
     folder : Path
         Where Lightning keeps its checkpoints; what another training left there is removed, unless `resume`.
     seed : int
@@ -187,9 +190,11 @@ def learn(
     ------
     ValueError
         If there is no room for a window in the labelled time or around the labels of a unit, or if what lies
-        in `folder` was trained with other settings and `resume` is true.
+        in `folder` was trained with other settings and `resume` is true, or the trainer's devices cannot
+        train together (see `esort.ranks`).
+    OSError
+        If one of several processes ended too soon.
     """
-    window = Window(before_samples=network.peak_offset_samples, samples=network.window_samples)
     files = TrainingFiles(folder, training_digest(network, traces, labels, asdict(spec), seed))
     if not resume:
         files.clear()
@@ -199,13 +204,62 @@ def learn(
         return finished
 
     # Lightning takes three seconds to import, which sorting needs not wait for.
+    from esort.ranks import Ranks
+
+    epochs = _fit(
+        Ranks(), None, network, traces, labels, spec, make_trainer, files, seed, name, lightning_logger
+    )
+    files.load_best(network)
+    metrics = {**epochs.best(), "epochs": float(len(epochs.history))}
+    files.finish(metrics)
+    return metrics
+
+
+def _fit(
+    environment: Ranks,
+    ready: Callable[[], None] | None,
+    network: SpikeNetwork,
+    traces: np.ndarray | SharedTraces,
+    labels: LabelledSpikes,
+    spec: LearningSpec,
+    make_trainer: Callable[..., pl.Trainer],
+    files: TrainingFiles,
+    seed: int,
+    name: str,
+    lightning_logger: Any = False,
+) -> EpochLines:
+    """Train, together with other processes if the trainer has several devices; these have a `ready`."""
     import pytorch_lightning as pl
     from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
     from esort.datamodule import SpikeDataModule
     from esort.lightning import EpochLines, SpikeModule, WholeFiles, quiet_lightning
+    from esort.ranks import SharedTraces, check_trainer, training_along
 
+    is_first = ready is None
+    if isinstance(traces, SharedTraces):
+        traces = traces.open()
+    epochs = EpochLines(name, spec.epochs)
+    # Saved after the other callbacks have seen the epoch, so that their memory of it is saved as well. Two of
+    # them: `save_last=True` saves the last epoch only if it is the best.
+    settings: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+    best = ModelCheckpoint(files.folder, filename=files.best.stem, monitor="val/loss", **settings)
+    last = ModelCheckpoint(files.folder, filename=files.last.stem, **settings)
     pl.seed_everything(seed, verbose=False)
+    with quiet_lightning():
+        trainer = make_trainer(
+            max_epochs=spec.epochs,
+            callbacks=[epochs, EarlyStopping("val/loss", patience=spec.patience), best, last],
+            logger=lightning_logger,
+            default_root_dir=files.folder,
+            plugins=[WholeFiles(), environment],
+            use_distributed_sampler=False,  # a batch is shared out, not the batches
+        )
+    check_trainer(trainer, spec.batch_size)
+    # The others get the network as it is now, and the first one's weights when they meet.
+    arguments = (network, SharedTraces(traces), labels, spec, make_trainer, files, seed, name)
+
+    window = Window(before_samples=network.peak_offset_samples, samples=network.window_samples)
     rng = np.random.default_rng(seed)
     room = spec.examples.room(window, labels.sampling_frequency)
     train_labels, validation_labels = split_labels(labels, spec.validation_fraction, rng, room=room)
@@ -213,40 +267,26 @@ def learn(
     validation = SpikeExamples(
         traces, validation_labels, window=window, spec=spec.examples, rng=rng, waveforms=train.waveforms
     )
-    if spec.matched_start and isinstance(network, DenseNetwork):
-        start_from_labels(network, train, rng)
-
-    module = SpikeModule(
-        network,
-        learning_rate=spec.learning_rate,
-        head_learning_rate=spec.head_learning_rate,
-        weight_decay=spec.weight_decay,
-        total_steps=spec.epochs * spec.batches_per_epoch,
-    )
-    data = SpikeDataModule(
-        train,
-        validation,
-        batch_size=spec.batch_size,
-        batches_per_epoch=spec.batches_per_epoch,
-        validation_batches=spec.validation_batches,
-        seed=seed,
-    )
-    epochs = EpochLines(name, spec.epochs)
-    # Saved after the other callbacks have seen the epoch, so that their memory of it is saved as well. Two of
-    # them: `save_last=True` saves the last epoch only if it is the best.
-    settings: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
-    best = ModelCheckpoint(folder, filename=files.best.stem, monitor="val/loss", **settings)
-    last = ModelCheckpoint(folder, filename=files.last.stem, **settings)
-    with quiet_lightning():
-        trainer = make_trainer(
-            max_epochs=spec.epochs,
-            callbacks=[epochs, EarlyStopping("val/loss", patience=spec.patience), best, last],
-            logger=lightning_logger,
-            default_root_dir=folder,
-            plugins=[WholeFiles()],
+    count = trainer.world_size if is_first else 1
+    with quiet_lightning(), training_along(count, environment.main_port, _fit, *arguments):
+        if is_first and spec.matched_start and isinstance(network, DenseNetwork):
+            start_from_labels(network, train, rng)
+        module = SpikeModule(
+            network,
+            learning_rate=spec.learning_rate,
+            head_learning_rate=spec.head_learning_rate,
+            weight_decay=spec.weight_decay,
+            total_steps=spec.epochs * spec.batches_per_epoch,
         )
+        data = SpikeDataModule(
+            train,
+            validation,
+            batch_size=spec.batch_size,
+            batches_per_epoch=spec.batches_per_epoch,
+            validation_batches=spec.validation_batches,
+            seed=seed,
+        )
+        if ready is not None:
+            ready()
         trainer.fit(module, datamodule=data, ckpt_path=files.last if files.last.exists() else None)
-    files.load_best(network)
-    metrics = {**epochs.best(), "epochs": float(len(epochs.history))}
-    files.finish(metrics)
-    return metrics
+    return epochs

@@ -149,6 +149,7 @@ class SpikeModule(pl.LightningModule):
             on_epoch=True,
             batch_size=len(traces),
             prog_bar=phase == "val",
+            sync_dist=True,  # of processes that train together: the mean
         )
         return loss
 

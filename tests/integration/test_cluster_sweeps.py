@@ -53,7 +53,7 @@ def sweep(trained_pursuit, recordings, output, *launcher, **environment):
 
 @pytest.mark.slow
 def test_joblib(trained_pursuit, recordings, tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install esort[sweep]")
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install esort[joblib]")
     launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     sweep(trained_pursuit, recordings, tmp_path / "out", *launcher)
 
@@ -63,8 +63,20 @@ def test_ray(trained_pursuit, recordings, tmp_path):
     pytest.importorskip("ray", reason="pip install esort[ray]")
     if importlib.util.find_spec("hydra_plugins.hydra_ray_launcher") is None:
         pytest.skip("Hydra's Ray launcher is not installed: pip install --no-deps hydra-ray-launcher")
-    launcher = ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2")
-    sweep(trained_pursuit, recordings, tmp_path / "out", *launcher)
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    try:
+        cluster.add_node(**node)
+        launcher = (
+            "hydra/launcher=ray",
+            f"hydra.launcher.ray.init.address={cluster.address}",
+            "+hydra.launcher.ray.init.object_store_memory=null",
+        )
+        sweep(trained_pursuit, recordings, tmp_path / "out", *launcher)
+    finally:
+        cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
