@@ -41,6 +41,21 @@ def record_everything(tracker, folder):
     figure.savefig(folder / "traces.png")
     plt.close(figure)
     tracker.image(folder / "traces.png", "traces")
+    rows = [["#1", 3.0, 0.5, "a"], ["#2", np.float32(9.0), 1.0, "b"]]
+    for kind in ("line", "scatter", "bar"):
+        tracker.panel(
+            f"{kind}_panel",
+            ["unit", "snr", "accuracy", "kind"],
+            rows,
+            kind=kind,
+            x="snr",
+            y="accuracy",
+            group="kind",
+        )
+    (folder / "report.html").write_text("<p>units</p>")
+    tracker.page(folder / "report.html", "report")
+    (folder / "backbone.safetensors").write_bytes(b"filters")
+    tracker.used(folder / "backbone.safetensors", "backbone", "model")
     checkpoint = folder / "model.safetensors"
     checkpoint.write_bytes(b"weights")
     tracker.artifact(checkpoint, "model of a run", "model")
@@ -62,8 +77,26 @@ def check_local_files(folder):
         assert list(csv.reader(file)) == [["unit_id", "accuracy"], ["#1", "0.5"], ["2", ""]]
     summary = json.loads((folder / "summary.json").read_text())
     assert summary == {"pooled_accuracy": 0.5, "mean_accuracy": 0.25}
-    picture, model = json.loads((folder / "artifacts.json").read_text())
-    assert picture | {"sha256": 0} == {"name": "traces", "type": "image", "path": "traces.png", "sha256": 0}
+    picture, page, backbone, model = json.loads((folder / "artifacts.json").read_text())
+    assert picture | {"sha256": 0} == {
+        "name": "traces",
+        "type": "image",
+        "role": "output",
+        "path": "traces.png",
+        "sha256": 0,
+    }
+    assert (page["name"], page["type"]) == ("report", "page")
+    assert [entry["role"] for entry in (page, backbone, model)] == ["output", "input", "output"]
+    panels = json.loads((folder / "panels.json").read_text())
+    assert panels["bar_panel"] == {
+        "kind": "bar",
+        "x": "snr",
+        "y": "accuracy",
+        "group": "kind",
+        "title": "bar_panel",
+    }
+    with open(folder / "tables" / "line_panel.csv", newline="") as file:
+        assert list(csv.reader(file))[1:] == [["#1", "3.0", "0.5", "a"], ["#2", "9.0", "1.0", "b"]]
     assert model["path"] == "model.safetensors"
     assert model["sha256"] == hashlib.sha256(b"weights").hexdigest()
 
@@ -86,7 +119,9 @@ def test_wandb_offline_without_key_and_network(tmp_path, caplog):
     check_local_files(folder)
     (offline,) = (folder / "wandb").glob("offline-run-*")
     (record,) = offline.glob("run-*.wandb")
-    names = (b"tetrode labels=10", b"finetune/loss", b"pooled_accuracy", b"model-of-a-run")
+    digest = hashlib.sha256(b"filters").hexdigest().encode()
+    panels = [f"panels/{kind}_panel".encode() for kind in ("line", "scatter", "bar")]
+    names = (b"tetrode labels=10", b"finetune/loss", b"pooled_accuracy", b"model-of-a-run", digest, *panels)
     # W&B's service, a process of its own, writes a little later on a busy machine.
     for _ in range(100):
         content = record.read_bytes()
@@ -97,7 +132,22 @@ def test_wandb_offline_without_key_and_network(tmp_path, caplog):
         assert name in content
     assert list((offline / "files" / "media" / "images").glob("traces_*.png"))
     assert list((offline / "files" / "media" / "table").glob("units_*.json"))
+    assert list((offline / "files" / "media" / "html").glob("report_*.html"))
+    assert len(list((offline / "files" / "media" / "table" / "panels").glob("*_panel_table_*.json"))) == 3
     assert WARNING not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "pie"}, "panel 'p': expected a kind among line, scatter, bar, got 'pie'"),
+        ({"x": "b"}, "panel 'p': expected one of a, y, got 'b'"),
+        ({"group": "c"}, "panel 'p': expected one of a, y, got 'c'"),
+    ],
+)
+def test_a_panel_that_cannot_be_drawn_is_refused(tmp_path, changes, message):
+    with Tracker(tmp_path) as tracker, pytest.raises(ValueError, match=message):
+        tracker.panel("p", ["a", "y"], [[1, 2]], **({"kind": "bar", "x": "a", "y": "y"} | changes))
 
 
 def test_two_wandb_runs_after_each_other(tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from esort.backbones import find_or_make_backbone
+from esort.dashboards import show_lineage, show_units
 from esort.executor import Executor
 from esort.exports import EXPORTS, check_exports
 from esort.files import write_json
@@ -137,7 +138,8 @@ def sort(config: DictConfig) -> float | None:
             executor=executor,
             memory=memory,
         )
-        _record(tracker, outcome)
+        tracker.used(checkpoint, "model", "model")
+        _record(tracker, subject, outcome)
         _write_manifest("sort", config, spec, subject, outcome, thresholds)
     _say_where(outcome)
     return outcome.scores.pooled_accuracy if outcome.scores else None
@@ -198,7 +200,8 @@ def _learn_and_sort(
     if plan.report:
         try_page(folder, target)
     tracker.summary(metrics)
-    _record(tracker, outcome, agreement)
+    show_lineage(tracker, target, backbone)
+    _record(tracker, target, outcome, agreement)
     tracker.artifact(folder / MODEL, "model", "model")
     _say_where(outcome, agreement)
     return metrics, outcome, target
@@ -276,15 +279,16 @@ def _draw_curve(tracker: Tracker, path: Path) -> bool:
     return True
 
 
-def _record(tracker: Tracker, outcome: Outcome, agreement: dict[str, Any] | None = None) -> None:
+def _record(
+    tracker: Tracker, target: Subject, outcome: Outcome, agreement: dict[str, Any] | None = None
+) -> None:
     """Everything of a sorting for the dashboard."""
     names = ("num_units", "num_spikes", "real_time_factor", "peak_rss_bytes")
     summary = {name: outcome.run[name] for name in names}
     if outcome.scores is not None:
         content = outcome.scores.to_dict()
         summary.update({name: content[name] for name in ("pooled_accuracy", "mean_accuracy")})
-        columns = ["unit_id", "accuracy", "precision", "recall", "num_spikes", "matched_unit_id"]
-        tracker.table("units", columns, [[unit[name] for name in columns] for unit in content["units"]])
+        show_units(tracker, content["units"], target.signal_to_noise)
     if agreement is not None:
         summary.update({f"agreement_{name}": agreement[name] for name in ("mean_best", "pooled")})
         columns = ["unit_id", "num_spikes", "best_unit_id", "agreement"]
@@ -292,6 +296,8 @@ def _record(tracker: Tracker, outcome: Outcome, agreement: dict[str, Any] | None
     tracker.summary(summary)
     for picture in outcome.pictures:
         tracker.image(picture, picture.stem)
+    if (outcome.folder / REPORT).is_file():
+        tracker.page(outcome.folder / REPORT, "report")
 
 
 def _say_where(outcome: Outcome, agreement: dict[str, Any] | None = None) -> None:

@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from esort.checkpoint import package_versions
+from esort.dashboards import show_study
 from esort.fairness import check_same_task
 from esort.files import write_atomically, write_json
 from esort.grid import OURS, StudySpec
@@ -155,6 +156,7 @@ def _conclude(
     for name, content in tables.items():
         content = content.astype(object).where(content.notna(), None)
         tracker.table(name, list(content.columns), content.to_numpy().tolist())
+    show_study(tracker, summary, spec, title=study_name(spec))
     tracker.image(folder / "figure.png", "figure")
     write_json(folder / STUDY, _description(spec, table))
     mean = float(table.loc[table["status"] != "skipped", "pooled_accuracy"].mean())

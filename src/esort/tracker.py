@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Tracker", "plain_number", "read_metrics"]
 
+PANEL_KINDS = ("line", "scatter", "bar")
 METRIC_COLUMNS = ("time", "step", "name", "value")
 
 
@@ -25,7 +26,8 @@ class Tracker:
     """Writes what happened into the files of a run's folder.
 
     ``config.json``; ``metrics.csv`` (one row per number, flushed at once); ``tables/<name>.csv``;
-    ``artifacts.json`` (name, type, path and digest of pictures and files); ``summary.json``. A run that is
+    ``panels.json`` (how a dashboard shows which table); ``artifacts.json`` (name, type, path and digest of
+    pictures and files, and whether the run was made from them or made them); ``summary.json``. A run that is
     resumed in the same folder adds to its ``metrics.csv``.
 
     Parameters
@@ -39,6 +41,7 @@ class Tracker:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._summary: dict[str, Any] = {}
         self._artifacts: list[dict[str, str]] = []
+        self._panels: dict[str, dict[str, str | None]] = {}
         path = self.folder / "metrics.csv"
         if path.exists():
             _drop_broken_line(path)
@@ -88,13 +91,61 @@ class Tracker:
             writer.writerow(columns)
             writer.writerows(rows)
 
+    def panel(
+        self,
+        name: str,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+        *,
+        kind: str,
+        x: str,
+        y: str,
+        group: str | None = None,
+        title: str = "",
+    ) -> None:
+        """Record a table and how it is shown.
+
+        Parameters
+        ----------
+        name : str
+        columns, rows
+            See `table`.
+        kind : {"line", "scatter", "bar"}
+        x, y : str
+            Columns; `y` holds numbers, `x` too where it is no bar.
+        group : str, optional
+            Column whose values are told apart: a line each, or bars side by side.
+        title : str
+
+        Raises
+        ------
+        ValueError
+            If there is no such kind or column.
+        """
+        if kind not in PANEL_KINDS:
+            raise ValueError(f"panel {name!r}: expected a kind among {', '.join(PANEL_KINDS)}, got {kind!r}")
+        for column in filter(None, (x, y, group)):
+            if column not in columns:
+                raise ValueError(f"panel {name!r}: expected one of {', '.join(columns)}, got {column!r}")
+        self._panels[name] = {"kind": kind, "x": x, "y": y, "group": group, "title": title or name}
+        Tracker.table(self, name, columns, rows)
+        write_json(self.folder / "panels.json", self._panels)
+
     def image(self, path: str | os.PathLike[str], name: str) -> None:
         """Record a picture that lies at `path`."""
         self._record(path, name, "image")
 
+    def page(self, path: str | os.PathLike[str], name: str) -> None:
+        """Record an HTML page that lies at `path`."""
+        self._record(path, name, "page")
+
     def artifact(self, path: str | os.PathLike[str], name: str, type: str) -> None:
-        """Record a file that lies at `path`, for example a checkpoint (`type` "model")."""
+        """Record a file that the run made, for example a checkpoint (`type` "model")."""
         self._record(path, name, type)
+
+    def used(self, path: str | os.PathLike[str], name: str, type: str) -> None:
+        """Record a file that the run was made from, for example a backbone."""
+        self._record(path, name, type, role="input")
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Record the outcome of the run; later calls add to it."""
@@ -154,13 +205,14 @@ class Tracker:
     ) -> None:
         self.close(failed=kind is not None)
 
-    def _record(self, path: str | os.PathLike[str], name: str, kind: str) -> None:
+    def _record(self, path: str | os.PathLike[str], name: str, kind: str, *, role: str = "output") -> None:
         path = Path(path).absolute()
         if not path.is_file():
             raise FileNotFoundError(f"{kind} {name!r}: expected a file, got {path}, which does not exist")
         inside = path.is_relative_to(self.folder.absolute())
         shown = path.relative_to(self.folder.absolute()) if inside else path
-        entry = {"name": name, "type": kind, "path": shown.as_posix(), "sha256": sha256_of_file(path)}
+        digest = sha256_of_file(path)
+        entry = {"name": name, "type": kind, "role": role, "path": shown.as_posix(), "sha256": digest}
         self._artifacts = [old for old in self._artifacts if (old["name"], old["type"]) != (name, kind)]
         self._artifacts.append(entry)
         write_json(self.folder / "artifacts.json", self._artifacts)

@@ -142,6 +142,59 @@ class WandbTracker(Tracker):
 
         self._attempt(send)
 
+    def panel(
+        self,
+        name: str,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+        *,
+        kind: str,
+        x: str,
+        y: str,
+        group: str | None = None,
+        title: str = "",
+    ) -> None:
+        """See `Tracker.panel`."""
+        rows = [plain(list(row)) for row in rows]
+        super().panel(name, columns, rows, kind=kind, x=x, y=y, group=group, title=title)
+
+        def send() -> None:
+            import wandb
+
+            shown = list(columns)
+            table = wandb.Table(columns=list(columns), data=rows, allow_mixed_types=True)
+            if kind == "line":
+                chart = wandb.plot.line(table, x, y, stroke=group, title=title or name)
+            elif kind == "scatter":
+                chart = wandb.plot.scatter(table, x, y, title=title or name)
+            else:
+                # W&B's bars have one label each: what belongs together stands side by side.
+                names = [
+                    " · ".join(str(row[shown.index(part)]) for part in filter(None, (x, group)))
+                    for row in rows
+                ]
+                pairs = sorted(zip(names, (row[shown.index(y)] for row in rows), strict=True))
+                chart = wandb.plot.bar(
+                    wandb.Table(columns=["label", y], data=[list(pair) for pair in pairs]),
+                    "label",
+                    y,
+                    title=title or name,
+                )
+            self._run.log({f"panels/{name}": chart})
+
+        self._attempt(send)
+
+    def page(self, path: str | os.PathLike[str], name: str) -> None:
+        """See `Tracker.page`."""
+        super().page(path, name)
+
+        def send() -> None:
+            import wandb
+
+            self._run.log({name: wandb.Html(os.fspath(path), inject=False)})
+
+        self._attempt(send)
+
     def image(self, path: str | os.PathLike[str], name: str) -> None:
         """See `Tracker.image`."""
         super().image(path, name)
@@ -156,15 +209,19 @@ class WandbTracker(Tracker):
     def artifact(self, path: str | os.PathLike[str], name: str, type: str) -> None:
         """See `Tracker.artifact`."""
         super().artifact(path, name, type)
+        # What it was made from stands in the artifact itself: offline W&B links nothing.
+        inputs = [
+            {key: entry[key] for key in ("name", "type", "sha256")}
+            for entry in self._artifacts
+            if entry["role"] == "input"
+        ]
+        self._attempt(lambda: self._run.log_artifact(_artifact(path, name, type, made_from=inputs)))
 
-        def send() -> None:
-            import wandb
-
-            artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", name), type=type)
-            artifact.add_file(os.fspath(path))
-            self._run.log_artifact(artifact)
-
-        self._attempt(send)
+    def used(self, path: str | os.PathLike[str], name: str, type: str) -> None:
+        """See `Tracker.used`; W&B links the run with it where a server is reached."""
+        super().used(path, name, type)
+        if self.is_online:
+            self._attempt(lambda: self._run.use_artifact(_artifact(path, name, type)))
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """See `Tracker.summary`."""
@@ -214,6 +271,15 @@ class WandbTracker(Tracker):
 
     def _say(self, reason: str) -> None:
         logger.warning("W&B is not available (%s); the run goes on, its files lie in %s", reason, self.folder)
+
+
+def _artifact(path: str | os.PathLike[str], name: str, type: str, **metadata: Any) -> Any:
+    """A file as W&B keeps it."""
+    import wandb
+
+    artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", name), type=type, metadata=metadata or None)
+    artifact.add_file(os.fspath(path))
+    return artifact
 
 
 def _mode(mode: str) -> str:

@@ -87,10 +87,15 @@ class TemplateBank:
             If the file is no template bank of this version.
         """
         if path is None:
-            path = str(files("esort.simulation") / "template_bank.npz")
+            path = cls.shipped_path()
         if not Path(path).is_file():
             raise FileNotFoundError(f"expected a template bank, found no file at {path}")
         return _load(str(Path(path).resolve()))
+
+    @staticmethod
+    def shipped_path() -> Path:
+        """Return where the bank lies that ships with the package."""
+        return Path(str(files("esort.simulation") / "template_bank.npz"))
 
     def __len__(self) -> int:
         return len(self.cell_models)
