@@ -134,7 +134,7 @@ def test_bad_channels_are_named(healthy, change, word):
     traces[:, [7, 20]] = change(traces[:, [7, 20]])
     line = only(recording_of(traces), "channels")
     assert f"2 of 32 channels look {word} (7, 20)" in line
-    assert "recording.remove_channels" in line
+    assert "recording.bad_channels" in line
 
 
 def test_bad_channels_of_a_small_probe(healthy):

