@@ -228,6 +228,7 @@ class RayExecutor:
         import ray
 
         cores = num_workers or 1
+        # A pickled recording would leave its marks behind, see `esort.handling`.
         described = recording.to_dict(include_annotations=True, include_properties=True, recursive=True)
         with self._cluster():
             common = ray.put((sorter, described, thresholds, cores, package_versions()))

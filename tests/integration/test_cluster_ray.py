@@ -55,6 +55,7 @@ def overrides(trained_pursuit, recording, output):
         f"recording.path={recording}",
         f"output={output}",
         "report=false",
+        "recording.bad_channels=[3]",  # marks of the recording reach the nodes
     )
 
 
