@@ -244,9 +244,11 @@ def _in_limits(name: str, value: Any, kind: type, limits: str, fits: Any) -> Non
 
 def _sort(recording: BaseRecording, params: dict[str, Any], folder: Path, verbose: bool) -> None:
     """Sort every segment; leave the sorting, with each spike's probability beside it."""
+    from esort.defects import look_over
     from esort.sorter import Sorter
 
     segments = [recording.select_segments([index]) for index in range(recording.get_num_segments())]
+    segments = [look_over(segment).mark(segment) for segment in segments]
     checkpoint = params["checkpoint"]
     if checkpoint is None:
         checkpoint = _learn(max(segments, key=lambda segment: segment.get_num_samples()), params, folder)
