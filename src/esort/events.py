@@ -128,26 +128,20 @@ def classify_spikes(
     -------
     list of Event
     """
-
-    def train(of: BaseSorting, unit_id: Any) -> np.ndarray:
-        # With a margin, so that a pair is seen whole even if the stretch ends between its two spikes.
-        first, last = max(0, start_sample - delta_samples), stop_sample + delta_samples
-        spikes = of.get_unit_spike_train(unit_id, segment_index=0, start_frame=first, end_frame=last)
-        return np.asarray(spikes, dtype=np.int64)
-
     events: list[Event] = []
 
     def add(kind: str, unit_id: Any, spikes: np.ndarray) -> None:
         inside = spikes[(spikes >= start_sample) & (spikes < stop_sample)]
         events.extend(Event(kind=kind, unit_id=unit_id, sample_index=int(spike)) for spike in inside)
 
-    found = {unit_id: train(sorting, unit_id) for unit_id in _plain_ids(sorting)}
+    # With a margin, so that a pair is seen whole even if the stretch ends between its two spikes.
+    margins = max(0, start_sample - delta_samples), stop_sample + delta_samples
+    found = _trains(sorting, *margins)
     if ground_truth is None:
         for unit_id, spikes in found.items():
             add("found", unit_id, spikes)
         return events
-    for unit_id in _plain_ids(ground_truth):
-        true = train(ground_truth, unit_id)
+    for unit_id, true in _trains(ground_truth, *margins).items():
         partner = unit_id if matches is None else matches.get(unit_id)
         spikes = found.pop(partner, np.zeros(0, dtype=np.int64))
         is_hit, is_true = pair_spikes(true, spikes, delta_samples)
@@ -157,6 +151,17 @@ def classify_spikes(
     for unit_id, spikes in found.items():  # units that match none
         add("false", unit_id, spikes)
     return events
+
+
+def _trains(sorting: BaseSorting, start_sample: int, stop_sample: int) -> dict[Any, np.ndarray]:
+    """Spikes of each unit in [start_sample, stop_sample), without sorting all spikes by unit first."""
+    vector = sorting.to_spike_vector()
+    first, last = np.searchsorted(vector["sample_index"], [start_sample, stop_sample])
+    part = vector[first:last]
+    return {
+        unit_id: part["sample_index"][part["unit_index"] == index].astype(np.int64)
+        for index, unit_id in enumerate(_plain_ids(sorting))
+    }
 
 
 def _plain_ids(sorting: BaseSorting) -> list[Any]:
