@@ -20,7 +20,7 @@ FLOORS = [
         "recordings contacts curation formats phy_tables artifacts extrema blanking stretches handling "
         "resampling interpolation defects label_pairs preprocessing health prepared simulation windows "
         "examples matched card checkpoint footprints events results excerpt symptoms "
-        "convrecurrent fairness label_curve label_plan",
+        "admission convrecurrent fairness label_curve label_plan",
         "datamodule lightning ranks resume learning answers calibration fitted gradient pursuit training subject "
         "evaluation peers teacher "
         "teaching detector inference sorter executor buffered stream openephys chunks outcome report traces "

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "MAX_FILE_BYTES",
     "MAX_HEADER_BYTES",
     "Card",
     "CheckpointError",
@@ -40,6 +41,8 @@ __all__ = [
 CARD_KEY = "esort"
 MAX_HEADER_BYTES = 8 * 2**20
 """A header of thousands of tensors and units stays far below this; a larger one is not ours."""
+MAX_FILE_BYTES = 2**32
+"""Ten thousand units on five thousand channels stay below this."""
 
 _DTYPES = {"F16", "F32", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL"}
 
@@ -192,6 +195,8 @@ def _open(path: str | os.PathLike[str]) -> Any:
             path,
             f"not one of our files: its header claims {header_bytes} bytes, the limit is {MAX_HEADER_BYTES}",
         )
+    if size > MAX_FILE_BYTES:
+        raise CheckpointError(path, f"expected at most {MAX_FILE_BYTES} bytes, the file has {size}")
     if header_bytes > size - 8:
         raise CheckpointError(path, f"truncated: its header claims {header_bytes} bytes, the file has {size}")
     try:

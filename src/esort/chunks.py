@@ -72,12 +72,27 @@ class ChunkFolder:
         self.clear()
 
     def load(self, start_sample: int) -> Spikes | None:
-        """Spikes of a finished chunk."""
+        """Spikes of a finished chunk.
+
+        Raises
+        ------
+        ValueError
+            If the file is not as it was written.
+        """
         path = self._path(start_sample)
         if not path.is_file():
             return None
-        with np.load(path) as stored:
-            return Spikes(*(stored[name] for name in _COLUMNS))
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                columns = [stored[name] for name in _COLUMNS]
+            shapes = {column.shape for column in columns}
+            types = [column.dtype.str for column in columns]
+            if len(shapes) != 1 or columns[0].ndim != 1 or types != list(_COLUMNS.values()):
+                raise ValueError(f"shapes {shapes}, types {types}")
+        except Exception as error:  # noqa: BLE001 (zip, zlib and NumPy have errors of many kinds)
+            reason = " ".join(str(error).split())[:100]
+            raise ValueError(f"{path} is damaged ({reason}): start anew with resume=false") from None
+        return Spikes(*columns)
 
     def save(self, start_sample: int, spikes: Spikes, blanked: np.ndarray | None = None) -> None:
         """Keep the spikes of a chunk and what of it was blanked; the file is whole or absent."""

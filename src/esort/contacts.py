@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from esort.admission import MAX_PROBE_BYTES, check_plain_python, check_size
 from esort.probes import PROBES, ProbeSpec
 
 if TYPE_CHECKING:
@@ -99,10 +100,14 @@ def read_probe(probe: str) -> ProbeGroup:
     else:
         if not path.is_file():
             raise FileNotFoundError(f"no probe file at {path}")
+        check_size(path, MAX_PROBE_BYTES, "a probe")
+        if path.suffix == ".prb":
+            check_plain_python(path)
         try:
             found = readers[path.suffix](path)
         except Exception as error:
-            raise ValueError(f"cannot read {path} as a probe: {error}") from error
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"cannot read {path} as a probe: {type(error).__name__}: {reason}") from error
     if isinstance(found, ProbeGroup):
         return found
     group = ProbeGroup()

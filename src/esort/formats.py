@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from esort.admission import check_input
 from esort.phy_tables import read_phy_folder
 
 RAW_SUFFIXES = (".raw", ".bin", ".dat")
@@ -260,12 +261,13 @@ def read(path: Path, fmt: Format, stream_id: str | None, **keywords: Any) -> Any
     Raises
     ------
     ValueError
-        If the reader fails, or the format has no streams to choose from.
+        If the reader fails, the format has no streams to choose from, or the path holds more than values.
     """
     if stream_id is not None:
         if fmt.stream_keyword is None:
             raise ValueError(f"{fmt.name} has no streams to choose from, got stream_id={stream_id!r}")
         keywords[fmt.stream_keyword] = stream_id
+    check_input(path, fmt.name)
     try:
         return fmt.read(path, **keywords)
     except Exception as error:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from esort.admission import UNFIT, check_weights_fit
 from esort.blanking import BlankedRecording
 from esort.card import Card
 from esort.checkpoint import CheckpointError, load_checkpoint
@@ -143,11 +144,12 @@ class Sorter:
         try:
             tables = UnitTables.from_weights(weights)
             tables.conflicts(card.num_units)  # checks that they fit
+            check_weights_fit(card, weights)
             network = build_network(card.network, card.network_parameters)
             network.load_state_dict(weights)
             return cls(network, card, tables)
-        except (RuntimeError, ValueError) as error:
-            raise CheckpointError(path, " ".join(str(error).split())) from None
+        except UNFIT as error:
+            raise CheckpointError(path, " ".join(str(error).split())[:300]) from None
 
     @property
     def noise_uv(self) -> float:
