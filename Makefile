@@ -1,6 +1,7 @@
 # make setup   a .venv with every pinned package        make test       lint and the default tests
 # make demo    learn units, sort what is left, score    make test-slow  the tests marked slow
 # make lint    ruff and mypy                            make clean      remove what these made
+# make docs    the documentation, into build/docs       make wheel      sdist and wheel, into dist
 #
 # PYTHON=python3.12 make setup   chooses the interpreter that .venv is made from (3.11 or newer).
 
@@ -13,7 +14,7 @@ RAY_LAUNCHER := hydra-ray-launcher==1.2.2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .NOTPARALLEL:
-.PHONY: setup test test-slow demo lint lock clean
+.PHONY: setup test test-slow demo lint docs wheel lock clean
 
 setup: $(STAMP)
 
@@ -46,6 +47,13 @@ test-slow: setup
 demo: setup
 	$(BIN)/python train.py experiment=demo
 
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "docs: open build/docs/index.html"
+
+wheel: setup
+	$(BIN)/python -m build --no-isolation
+
 # After a change of the dependencies: pip install -e '.[peers,dev]' into .venv, then this. Local builds of
 # torch carry a suffix that the package index does not know.
 lock:
@@ -56,5 +64,5 @@ lock:
 	@mv requirements.lock.new requirements.lock
 
 clean:
-	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage src/*.egg-info
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -162,6 +162,7 @@ def optimise(
         complain(str(error).splitlines()[0])
         sys.exit(1)
     folder = Path(config.hydra.sweep.dir)
+    OmegaConf.save(config, folder / "multirun.yaml")
     jobs = _Jobs(launcher, fixed, folder)
     while (left := spec.num_trials - _num_done(study)) > 0:
         trials = [study.ask(space) for _ in range(min(left, spec.num_parallel))]
