@@ -24,6 +24,7 @@ __all__ = [
     "check_hdf5",
     "check_input",
     "check_plain_python",
+    "check_plain_yaml",
     "check_size",
     "check_weights_fit",
 ]
@@ -34,6 +35,8 @@ UNFIT = (RuntimeError, ValueError, TypeError, IndexError, OverflowError, Arithme
 """What the parts of a sorter raise when they are made from values that do not fit."""
 _MAX_PYTHON_BYTES = 2**22
 _MAX_JSON_BYTES = 2**28
+_MAX_YAML_BYTES = 2**20
+_MAX_YAML_DEPTH = 50
 _MAX_RANGE = 10**6
 _MAX_OBJECTS = 10**5
 _CLASS = re.compile(r"spikeinterface(\.\w+)+")
@@ -152,6 +155,28 @@ def _not_plain(path: Path, node: ast.AST) -> ValueError:
     return ValueError(
         f"{path}: line {line}: expected names and plain values only, got {type(node).__name__}; it is not run"
     )
+
+
+def check_plain_yaml(path: Path) -> None:
+    """Refuse YAML that is large, deep, or has aliases: ten lines of these can stand for a thousand million.
+
+    Raises
+    ------
+    ValueError
+    """
+    import yaml
+
+    check_size(path, _MAX_YAML_BYTES, "a list of choices")
+    depth = 0
+    try:
+        for event in yaml.parse(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"{path}: line {event.start_mark.line + 1}: expected no alias, got one")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _MAX_YAML_DEPTH:
+                raise ValueError(f"{path}: expected at most {_MAX_YAML_DEPTH} levels, got more")
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())[:100]}") from None
 
 
 def check_input(path: Path, format_name: str) -> None:

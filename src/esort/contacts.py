@@ -107,7 +107,7 @@ def read_probe(probe: str) -> ProbeGroup:
             found = readers[path.suffix](path)
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"cannot read {path} as a probe: {type(error).__name__}: {reason}") from error
+            raise ValueError(f"cannot read {path} as a probe: {reason or type(error).__name__}") from error
     if isinstance(found, ProbeGroup):
         return found
     group = ProbeGroup()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from esort.admission import check_plain_yaml
 from esort.files import check_writable, write_atomically
 from esort.locks import check_free
 from esort.results import check_output
@@ -83,7 +84,12 @@ def _job_number(folder: Path) -> tuple[int, str]:
 def _row(folder: Path) -> dict[str, Any]:
     """One job: what was overridden, and what came out."""
     row: dict[str, Any] = {"job": folder.name}
-    for override in OmegaConf.load(folder / ".hydra" / "overrides.yaml"):
+    overrides = folder / ".hydra" / "overrides.yaml"
+    try:
+        check_plain_yaml(overrides)
+    except ValueError as error:
+        return row | {"error": str(error)}
+    for override in OmegaConf.load(overrides):
         name, _, value = str(override).partition("=")
         row[name.lstrip("+~")] = value
     if (folder / ERROR_FILE).is_file():

@@ -13,7 +13,7 @@ from entries import run
 from safetensors.numpy import load_file, save
 from test_fuzz import with_card
 
-from esort.admission import check_extractor, check_hdf5, check_plain_python
+from esort.admission import check_extractor, check_hdf5, check_plain_python, check_plain_yaml
 from esort.checkpoint import MAX_FILE_BYTES, CheckpointError, load_checkpoint, weights_digest
 from esort.contacts import read_probe
 from esort.recordings import RecordingPath, open_sorting
@@ -339,3 +339,36 @@ def test_a_description_that_is_no_json(tmp_path):
     for text in ("{", "[" * 100_000):
         path.write_text(text)
         assert "is no JSON" in refusal(RecordingPath(path=str(path)).open)
+
+
+# YAML
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n", "line 2: expected no alias, got one"),
+        ("- &a [*a]\n", "line 1: expected no alias"),
+        ("[" * 60 + "]" * 60, "expected at most 50 levels, got more"),
+        ("[" * 100_000, "expected at most 50 levels, got more"),
+        ("x" * (2**20 + 1), "expected a list of choices of at most 1048576 bytes, got 1048577"),
+        ("a: b: c", "is no YAML"),
+        ("\x00", "is no YAML"),
+    ],
+)
+def test_yaml_bombs(tmp_path, text, message):
+    path = tmp_path / "overrides.yaml"
+    path.write_text(text)
+    assert message in refusal(check_plain_yaml, path)
+
+
+def test_yaml_of_a_run_is_read_and_names_no_python(tmp_path, pwned):
+    path = tmp_path / "overrides.yaml"
+    path.write_text("- probe=tetrode\n- labels=5\n")
+    check_plain_yaml(path)
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    path.write_text(f"!!python/object/apply:os.mkdir [{pwned}]\n")
+    with pytest.raises(YAMLError):
+        OmegaConf.load(path)
