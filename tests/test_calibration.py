@@ -1,11 +1,13 @@
 """Calibration, on a network whose answers are known: a matched filter for each unit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from esort.calibration import MIN_PRECISION, calibrate
+from esort.calibration import MIN_ACCURACY, MIN_PRECISION, calibrate
 from esort.labels import LabelledSpikes
 from esort.network import SpikeNetwork
 
@@ -151,7 +153,18 @@ def test_nothing_beyond_the_labelled_time_is_read():
 def test_to_dict_names_the_units():
     content = calibrated([waveform(0, 12.0), waveform(3, 12.0)], [10.0, 20.0]).to_dict(["a", "b"])
     assert [unit["unit_id"] for unit in content["units"]] == ["a", "b"]
-    assert set(content["units"][0]) == {"unit_id", "threshold", "rate_hz", "recall", "false_hz", "precision"}
+    expected = {"unit_id", "threshold", "rate_hz", "recall", "false_hz", "precision", "accuracy"}
+    assert set(content["units"][0]) == expected
+    unit = content["units"][0]
+    missed, false = 1 / unit["recall"] - 1, 1 / unit["precision"] - 1
+    assert unit["accuracy"] == pytest.approx(1 / (1 + missed + false))
+
+
+def test_units_of_a_low_accuracy_are_left_out_where_asked_for():
+    found = calibrated([waveform(0, 12.0), waveform(3, 12.0)], [10.0, 20.0])
+    rare = replace(found, recall=np.array([1.0, 0.4]))
+    assert rare.sortable.all()
+    assert replace(rare, min_accuracy=MIN_ACCURACY).sortable.tolist() == [True, False]
 
 
 def test_reliability_grows_with_the_probability():

@@ -9,6 +9,8 @@ threshold, another unit's output a false spike that the first one will cause. Th
 * *thresholds*: for each unit, the one with the highest expected accuracy tp / (tp + fp + fn);
 * *unsortable units*: those of whose spikes fewer would be true than `MIN_PRECISION`.
 
+`esort.pursuit.calibration` does the same for scores.
+
 Only the labelled waveforms and the training part of the recording are looked at.
 """
 
@@ -30,10 +32,13 @@ from esort.postprocess import ConflictTable, detect_spikes
 from esort.postprocess.detect import smoothing_half_width
 from esort.windows import Window, cut_windows, mean_waveforms
 
-__all__ = ["MIN_PRECISION", "Calibration", "calibrate", "calibration_room"]
+__all__ = ["MIN_ACCURACY", "MIN_PRECISION", "Calibration", "calibrate", "calibration_room"]
 
 MIN_PRECISION = 0.5
 """A unit with a lower expected precision is left out: SpikeInterface would count it as unmatched anyway."""
+
+MIN_ACCURACY = 0.5
+"""So is a unit of a lower expected accuracy, true / (true + false + missed), where those missed are known."""
 
 _UNIT_FIELDS = ("thresholds", "rate_hz", "recall", "false_hz", "precision")
 # An output below this says that the unit is not there.
@@ -65,6 +70,8 @@ class Calibration:
         found spikes that is true.
     tables : UnitTables
         Conflicts between units, and which part of the spikes of a probability is true.
+    min_accuracy : float
+        Units of a lower expected accuracy are left out.
     """
 
     thresholds: np.ndarray
@@ -73,11 +80,19 @@ class Calibration:
     false_hz: np.ndarray
     precision: np.ndarray
     tables: UnitTables
+    min_accuracy: float = 0.0
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """Expected true / (true + false + missed) at the threshold, (U,)."""
+        either = self.precision + self.recall - self.precision * self.recall
+        return self.precision * self.recall / np.maximum(either, 1e-9)
 
     @property
     def sortable(self) -> np.ndarray:
         """Units worth keeping, bool array of shape (U,)."""
-        return self.precision >= MIN_PRECISION
+        sortable: np.ndarray = (self.precision >= MIN_PRECISION) & (self.accuracy >= self.min_accuracy)
+        return sortable
 
     def of_units(self, chosen: np.ndarray) -> Calibration:
         """The calibration of some of the units, (U,) booleans."""
@@ -85,12 +100,13 @@ class Calibration:
         pairs = self.tables.pairs
         kept = chosen[pairs].all(axis=1)
         tables = replace(self.tables, pairs=new_index[pairs[kept]], kernels=self.tables.kernels[kept])
-        return Calibration(tables=tables, **{name: getattr(self, name)[chosen] for name in _UNIT_FIELDS})
+        columns = {name: getattr(self, name)[chosen] for name in _UNIT_FIELDS}
+        return replace(self, tables=tables, **columns)
 
     def to_dict(self, unit_ids: Sequence[Any]) -> dict[str, Any]:
         """What to expect of each unit, for a file that people read."""
-        columns = [getattr(self, name).tolist() for name in _UNIT_FIELDS]
-        singular = ("threshold", *_UNIT_FIELDS[1:])
+        columns = [getattr(self, name).tolist() for name in (*_UNIT_FIELDS, "accuracy")]
+        singular = ("threshold", *_UNIT_FIELDS[1:], "accuracy")
         return {
             "num_conflicts": len(self.tables.pairs),
             "reliability": self.tables.reliability.tolist(),

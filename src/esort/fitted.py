@@ -83,7 +83,7 @@ class Fitted:
     metrics: dict[str, float]
 
     def without_unsortable(self, calibration: Calibration) -> Calibration:
-        """Leave out, by name, the units that would be mostly false spikes.
+        """Leave out, by name, the units that would be mostly false spikes, or mostly missed.
 
         Raises
         ------
@@ -94,17 +94,23 @@ class Fitted:
         if chosen.all():
             return calibration
         left_out = [
-            f"{unit_id} ({precision:.2f})"
-            for unit_id, precision, keep in zip(
-                self.labels.unit_ids, calibration.precision, chosen, strict=True
+            f"{unit_id} ({precision:.2f}, {accuracy:.2f})"
+            for unit_id, precision, accuracy, keep in zip(
+                self.labels.unit_ids, calibration.precision, calibration.accuracy, chosen, strict=True
             )
             if not keep
         ]
         if not chosen.any():
             raise ValueError(
-                f"no unit can be told from the noise: all have an expected precision below {MIN_PRECISION}"
+                f"no unit can be told from the noise: all have an expected precision below {MIN_PRECISION} "
+                f"or an expected accuracy below {calibration.min_accuracy}"
             )
-        logger.warning("units left out, expected precision below %g: %s", MIN_PRECISION, ", ".join(left_out))
+        logger.warning(
+            "units left out, expected precision below %g or accuracy below %g: %s",
+            MIN_PRECISION,
+            calibration.min_accuracy,
+            ", ".join(left_out),
+        )
         self.network = self.network.of_units(np.flatnonzero(chosen))
         self.hyper_parameters = self.hyper_parameters | {"num_units": int(chosen.sum())}
         self.labels = self.labels.of_units(chosen)

@@ -1,18 +1,26 @@
-"""What to expect of each unit at each threshold: from the traces, and from what is left upside down."""
+"""What to expect of each unit at each threshold: from what is found, and from spikes put into the traces."""
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from esort.calibration import Calibration
+import numpy as np
+from scipy.special import log_ndtr
+
+from esort.calibration import MIN_ACCURACY, Calibration
 from esort.detector import UnitTables
 from esort.postprocess import ConflictTable
 from esort.pursuit.explain import Events, excess, explain, residual
-from esort.pursuit.learning import Layout, RowLabels, score_thresholds
+from esort.pursuit.injection import Answers, inject
+from esort.pursuit.learning import RowLabels, score_thresholds
 from esort.pursuit.matching import match_events
 from esort.pursuit.network import PursuitNetwork
 
-__all__ = ["calibrate_scores"]
+if TYPE_CHECKING:
+    from esort.pursuit.recipe import Layout
+
+__all__ = ["calibrate_scores", "typical_amplitude"]
 
 # Shares of the score of a typical spike that are tried as thresholds, K of them.
 _SHARES = np.linspace(0, 0.8, 33)
@@ -24,15 +32,30 @@ _LEAST_RECALL = 0.5
 _MATCH_MS = 0.5
 # Steps of the excess of a score in which false events are counted.
 _EXCESSES = np.linspace(0, 0.9, 19)
+# Amplitudes that are tried; labels tell the typical one so well, and spikes of a unit differ by so much.
+_AMPLITUDES = np.linspace(0.5, 1.4, 91)
+_OF_LABELS, _LABELS_WITHIN, _SPREAD = 0.15, (0.6, 1.2), 0.05
+# Larger ones are spikes of another unit.
+_LARGEST = 1.7
+# False spikes are proportional to the true ones of other units: a few rounds settle how many these are.
+_ROUNDS = 4
+# Accuracies that differ less are the same: few events tell them.
+_ABOUT = 0.03
+# Of an expected number of false events, standard deviation.
+_UNSURE = 0.5
 
 
 def calibrate_scores(
     network: PursuitNetwork, table: ConflictTable, whitened: np.ndarray, labels: RowLabels, layout: Layout
 ) -> Calibration:
-    """Choose each unit's threshold by what is found in the traces and in what is left of them, upside down.
+    """Choose each unit's threshold by the accuracy that is to be expected.
 
-    Noise is as often upside down as not and then holds no spike: what is found in it is false. Events at a
-    unit's own labels are no evidence for it, for its footprint was made of them, their noise included.
+    *False events:* noise is as often upside down as not and then holds no spike, so what is found in it is
+    false; and so is a unit that answers to a spike of another unit that was put into the traces. *Spikes that
+    are missed:* the typical amplitude of a unit's spikes is estimated from the events that reach its least
+    threshold, knowing that smaller ones were cut off, and spikes of that size are put in. How many spikes a
+    unit has is what makes true, false and missed ones together the events that are there. Events at a unit's
+    own labels are no evidence for it, for its footprint was made of them, their noise included.
 
     Parameters
     ----------
@@ -52,54 +75,174 @@ def calibrate_scores(
     events = explain(network, table, whitened, base, exclusion_rows=layout.exclusion_rows)
     left = residual(network, whitened, events)
     np.negative(left, out=left)
-    false = explain(network, table, left, base, exclusion_rows=layout.exclusion_rows)
+    noise = explain(network, table, left, base, exclusion_rows=layout.exclusion_rows)
+    del left
     seconds = whitened.shape[1] / layout.rate_hz
-    recalled, evidence = _apart(events, labels, _MATCH_MS * layout.rate_hz / 1000)
+    recalled, evidence, at_labels = _apart(events, labels, energies, _MATCH_MS * layout.rate_hz / 1000)
+    amplitudes = np.array(
+        [
+            typical_amplitude(
+                evidence.score[evidence.of_unit(unit_index)] / max(energy, 1e-9) + 0.5,
+                base[unit_index] / max(energy, 1e-9) + 0.5,
+                at_labels[unit_index],
+                energy,
+            )
+            for unit_index, energy in enumerate(energies)
+        ]
+    )
+    answers = inject(network, table, whitened, events, base, amplitudes, layout)
+
     grid = np.maximum(_SHARES * energies[:, None] / 2, base[:, None])  # (U, K)
-    found = _counts(evidence, grid)  # (U, K)
-    wrong = np.minimum(_counts(false, grid), found)
+    found = _counts(evidence.unit_index, evidence.score, grid)  # (U, K)
+    labelled = recalled * labels.counts()
+    num_spikes, false = _spikes_of(
+        answers, grid, found, _counts(noise.unit_index, noise.score, grid), labelled
+    )
+    wrong = np.minimum(false, found)
     right = found - wrong
-    total = right.max(axis=1, keepdims=True) + _FLOOR
-    accuracy = right / (total + wrong)
-    best = accuracy.argmax(axis=1)
+    total = np.maximum(num_spikes, right.max(axis=1)) + _FLOOR  # (U,)
+    accuracy = right / (total[:, None] + wrong)
+    best = _chosen(accuracy)
     rows = np.arange(len(energies))
     thresholds = grid[rows, best]
     precision = (right[rows, best] + _FLOOR) / (found[rows, best] + _FLOOR)
-    precision = np.where(recalled >= _LEAST_RECALL, precision, 0.0)
-    return Calibration(
+    calibration = Calibration(
         thresholds=thresholds,
-        rate_hz=(right.max(axis=1) + recalled * labels.counts()) / seconds,
-        recall=right[rows, best] / total[:, 0],
+        rate_hz=(total - _FLOOR + labelled) / seconds,
+        recall=right[rows, best] / total,
         false_hz=wrong[rows, best] / seconds,
-        precision=precision,
-        tables=UnitTables(reliability=_reliability(evidence, false, thresholds)),
+        precision=np.where(recalled >= _LEAST_RECALL, precision, 0.0),
+        tables=UnitTables(),
+        min_accuracy=MIN_ACCURACY,
     )
+    kept = calibration.sortable
+    per_spike = (num_spikes + labelled) / np.maximum(answers.put_in, 1)  # (U,)
+    reliability = _reliability(
+        (evidence.unit_index, evidence.score, np.ones(len(evidence.score))),
+        (
+            np.concatenate([noise.unit_index, answers.false_unit]),
+            np.concatenate([noise.score, answers.false_score]),
+            np.concatenate([np.ones(len(noise.score)), per_spike[answers.source]]),
+        ),
+        np.where(kept, thresholds, np.inf) if kept.any() else thresholds,
+    )
+    return replace(calibration, tables=UnitTables(reliability=reliability))
 
 
-def _apart(events: Events, labels: RowLabels, tolerance: float) -> tuple[np.ndarray, Events]:
-    """Which part of each unit's labels is found, (U,), and the events that are at no label of their unit."""
-    recalled = np.zeros(labels.num_units)
+def typical_amplitude(amplitudes: np.ndarray, least: float, at_labels: float, energy: float) -> float:
+    """Likeliest amplitude of a unit's spikes when only those above a limit were seen.
+
+    A normal distribution cut off at the limit, its width that of noise; the labels' amplitude is what one
+    would think beforehand. Labels alone say too much: a footprint contains their noise.
+
+    Parameters
+    ----------
+    amplitudes : float array, shape (S,)
+        Of the unit's events, in units of its footprint.
+    least : float
+        The limit.
+    at_labels : float
+        Amplitude of the labelled spikes.
+    energy : float
+        Of the unit's detector; its inverse is the variance of an amplitude by noise.
+
+    Returns
+    -------
+    float
+        From 0.5 to 1.4.
+    """
+    width = np.sqrt(1 / max(energy, 1e-9) + _SPREAD**2)
+    seen = amplitudes[amplitudes < _LARGEST][:, None]
+    beforehand = (_AMPLITUDES - np.clip(at_labels, *_LABELS_WITHIN)) / _OF_LABELS
+    likelihood = -0.5 * beforehand**2 - 0.5 * np.square((seen - _AMPLITUDES) / width).sum(axis=0)
+    likelihood -= len(seen) * log_ndtr((_AMPLITUDES - least) / width)
+    return float(_AMPLITUDES[likelihood.argmax()])
+
+
+def _chosen(accuracy: np.ndarray) -> np.ndarray:
+    """The lowest threshold that is about as good as the best, (U, K) to (U,)."""
+    good: np.ndarray = accuracy >= accuracy.max(axis=1, keepdims=True) - _ABOUT
+    return good.argmax(axis=1)
+
+
+def _spikes_of(
+    answers: Answers, grid: np.ndarray, found: np.ndarray, noise: np.ndarray, labelled: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many spikes each unit has, (U,), and the false events that reach each threshold, (U, K).
+
+    Between one threshold and the next lie found = spikes · recall + false events; the number of spikes is the
+    one that fits best, each step weighted by how sure its count is.
+    """
+    recall = _counts(answers.found_unit, answers.found_score, grid) / np.maximum(answers.put_in, 1)[:, None]
+    spikes = np.maximum(found[:, 0] - noise[:, 0], 0)
+    steps, share = _between(found), _between(recall)
+    for _ in range(_ROUNDS):
+        per_spike = (spikes + labelled) / np.maximum(answers.put_in, 1)  # (U,)
+        weight = per_spike[answers.source]
+        false = noise + _counts(answers.false_unit, answers.false_score, grid, weight)
+        variance = steps + 1 + np.square(_UNSURE * _between(false))
+        fitted = (share * (steps - _between(false)) / variance).sum(axis=1)
+        spikes = np.maximum(fitted / np.maximum((share**2 / variance).sum(axis=1), 1e-9), 0)
+    return spikes, false
+
+
+def _between(counts: np.ndarray) -> np.ndarray:
+    """From what reaches each threshold to what lies between it and the next, (U, K) both."""
+    return -np.diff(counts, axis=1, append=0.0)
+
+
+def _apart(
+    events: Events, labels: RowLabels, energies: np.ndarray, tolerance: float
+) -> tuple[np.ndarray, Events, np.ndarray]:
+    """Look for each unit's labels among its events.
+
+    Returns
+    -------
+    recalled : float array, shape (U,)
+        Which part of the labels is found.
+    evidence : Events
+        Those that are at no label of their unit.
+    amplitude : float array, shape (U,)
+        Median over the labels; one that is not found counts as 0.
+    """
+    recalled, amplitude = np.zeros(labels.num_units), np.ones(labels.num_units)
     kept = np.ones(len(events.time), dtype=bool)
     for unit_index in range(labels.num_units):
         own = events.of_unit(unit_index)
         wanted = labels.of_unit(unit_index)
-        matched, _, _ = match_events(events.time[own], wanted, tolerance)
+        matched, _, missed = match_events(events.time[own], wanted, tolerance)
         kept[own[matched]] = False
         recalled[unit_index] = len(matched) / max(len(wanted), 1)
-    return recalled, events.chosen(kept)
+        if len(wanted):
+            sizes = events.score[own[matched]] / max(energies[unit_index], 1e-9) + 0.5
+            amplitude[unit_index] = np.median(np.append(sizes, np.zeros(len(missed))))
+    return recalled, events.chosen(kept), amplitude
 
 
-def _counts(events: Events, grid: np.ndarray) -> np.ndarray:
+def _counts(
+    unit_index: np.ndarray, score: np.ndarray, grid: np.ndarray, weight: np.ndarray | None = None
+) -> np.ndarray:
     """Events of each unit that reach each threshold, (U, K)."""
     counts = np.zeros(grid.shape)
-    for unit_index, thresholds in enumerate(grid):
-        scores = np.sort(events.score[events.unit_index == unit_index])
-        counts[unit_index] = len(scores) - np.searchsorted(scores, thresholds)
+    for unit, thresholds in enumerate(grid):
+        own = np.flatnonzero(unit_index == unit)
+        own = own[np.argsort(score[own], kind="stable")]
+        sums = np.append(0.0, np.cumsum(np.ones(len(own)) if weight is None else weight[own]))
+        counts[unit] = sums[-1] - sums[np.searchsorted(score[own], thresholds)]
     return counts
 
 
-def _reliability(events: Events, false: Events, thresholds: np.ndarray) -> np.ndarray:
+_Weighted = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _reliability(events: _Weighted, false: _Weighted, thresholds: np.ndarray) -> np.ndarray:
     """Which part of the events of an excess is true, over all units; more excess never means less.
+
+    Parameters
+    ----------
+    events, false : tuples of arrays, shapes (S,)
+        Unit, score and weight.
+    thresholds : float array, shape (U,)
 
     Returns
     -------
@@ -107,8 +250,8 @@ def _reliability(events: Events, false: Events, thresholds: np.ndarray) -> np.nd
     """
     edges = np.append(_EXCESSES, 1.0)
     found, wrong = (
-        np.histogram(excess(some.score, thresholds[some.unit_index]), edges)[0] + 0.0
-        for some in (events, false)
+        np.histogram(excess(score, thresholds[unit_index]), edges, weights=weight)[0]
+        for unit_index, score, weight in (events, false)
     )
     share = (np.maximum(found - wrong, 0) + _FLOOR) / (found + 2 * _FLOOR)
     centres = (edges[:-1] + edges[1:]) / 2

@@ -1,0 +1,196 @@
+"""Thresholds of a pursuit: what is expected of each unit is what happens."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from pursuit_data import FOOTPRINT_SAMPLES, add_spike, footprints, make_network, planted
+
+from esort.calibration import MIN_ACCURACY
+from esort.pursuit.calibration import calibrate_scores, typical_amplitude
+from esort.pursuit.explain import explain
+from esort.pursuit.injection import distance, inject
+from esort.pursuit.learning import RowLabels, score_thresholds
+from esort.pursuit.overlaps import conflict_table
+
+# Of the layout only these are looked at.
+LAYOUT = SimpleNamespace(rate_hz=16_000.0, footprint_samples=FOOTPRINT_SAMPLES, exclusion_rows=16)
+NUM_ROWS = 32_000
+
+
+def network_of(peaks):
+    """Units of the given height, the last of them on channels of its own."""
+    waveforms = footprints(len(peaks), 2 * len(peaks))
+    for waveform, peak in zip(waveforms, peaks, strict=True):
+        waveform *= peak / np.abs(waveform).max()
+    return make_network(waveforms)
+
+
+def recorded(network, seed=0):
+    traces, times, units, _ = planted(network, num_rows=NUM_ROWS, gap_rows=60.0, seed=seed)
+    first = [np.flatnonzero(units == unit_index)[:10] for unit_index in range(network.num_units)]
+    chosen = np.sort(np.concatenate(first))
+    labels = RowLabels(time=times[chosen], unit_index=units[chosen], num_units=network.num_units)
+    return traces, times, units, labels
+
+
+def calibrated(network, traces, labels):
+    return calibrate_scores(network, conflict_table(network), traces, labels, LAYOUT)
+
+
+def happened(network, thresholds, traces, times, units):
+    """Precision and recall of each unit at these thresholds."""
+    events = explain(network, conflict_table(network), traces, thresholds, exclusion_rows=16)
+    result = []
+    for unit_index in range(network.num_units):
+        found = events.time[events.of_unit(unit_index)]
+        true = (distance(found, times[units == unit_index]) < 4).sum()
+        result.append((true / max(len(found), 1), true / (units == unit_index).sum()))
+    return np.array(result).T
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    """Three units that are far above the noise, and one that is not."""
+    network = network_of([9.0, 11.0, 1.4, 9.0])
+    return network, *recorded(network)
+
+
+def test_what_is_expected_is_what_happens(mixed):
+    network, traces, _, units, labels = mixed
+    found = calibrated(network, traces, labels)
+    again = recorded(network, seed=1)
+    precision, recall = happened(network, found.thresholds, *again[:3])
+    np.testing.assert_allclose(found.precision, precision, atol=0.12)
+    np.testing.assert_allclose(found.recall[[0, 1, 3]], recall[[0, 1, 3]], atol=0.06)
+    np.testing.assert_allclose(found.recall[2], recall[2], atol=0.2)
+    seconds = NUM_ROWS / LAYOUT.rate_hz
+    np.testing.assert_allclose(found.rate_hz, np.bincount(units) / seconds, rtol=0.35)
+
+
+def test_a_unit_of_which_most_spikes_are_missed_is_left_out():
+    network = network_of([9.0, 9.0, 1.0, 9.0])
+    traces, _, _, labels = recorded(network)
+    found = calibrated(network, traces, labels)
+    assert found.sortable.tolist() == [True, True, False, True]
+    assert found.min_accuracy == MIN_ACCURACY
+
+
+def test_labels_that_are_not_found_make_a_unit_unsortable(mixed):
+    network, traces, _, _, labels = mixed
+    wrong = RowLabels(
+        time=np.where(labels.unit_index == 1, labels.time + 23, labels.time),
+        unit_index=labels.unit_index,
+        num_units=4,
+    )
+    order = np.argsort(wrong.time, kind="stable")
+    wrong = RowLabels(time=wrong.time[order], unit_index=wrong.unit_index[order], num_units=4)
+    assert calibrated(network, traces, wrong).precision[1] == 0
+
+
+def test_the_reliability_is_a_curve_that_rises(mixed):
+    network, traces, _, _, labels = mixed
+    above, share = calibrated(network, traces, labels).tables.reliability
+    assert (np.diff(above) > 0).all()
+    assert (np.diff(share) >= 0).all()
+    assert 0 <= share[0] <= share[-1] <= 1
+    assert share[-1] > 0.9
+
+
+def test_the_same_each_time(mixed):
+    network, traces, _, _, labels = mixed
+    one, other = calibrated(network, traces, labels), calibrated(network, traces, labels)
+    for name in ("thresholds", "rate_hz", "recall", "false_hz", "precision"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_traces_without_a_spike():
+    network = network_of([9.0, 9.0])
+    traces = np.random.default_rng(0).standard_normal((4, 8000)).astype(np.float32)
+    nothing = RowLabels(time=np.zeros(0), unit_index=np.zeros(0, dtype=np.int64), num_units=2)
+    found = calibrated(network, traces, nothing)
+    assert not found.sortable.any()
+    assert np.isfinite(found.thresholds).all()
+
+
+@pytest.mark.parametrize("true_amplitude", [0.8, 0.95, 1.1])
+def test_the_typical_amplitude_of_spikes_that_were_cut_off(true_amplitude):
+    rng = np.random.default_rng(0)
+    energy, least = 20.0, 0.95
+    amplitudes = rng.normal(true_amplitude, 1 / np.sqrt(energy), 1000)
+    seen = amplitudes[amplitudes >= least]
+    assert seen.mean() > true_amplitude + 0.05
+    # The labels say more than is true.
+    found = typical_amplitude(seen, least, true_amplitude + 0.2, energy)
+    assert found == pytest.approx(true_amplitude, abs=0.06)
+
+
+def test_the_typical_amplitude_without_events_is_that_of_the_labels():
+    assert typical_amplitude(np.zeros(0), 0.6, 0.9, 100.0) == pytest.approx(0.9, abs=0.06)
+    # Labels that were not found, or of something else.
+    assert 0.5 <= typical_amplitude(np.zeros(0), 0.6, 0.0, 100.0) <= 0.7
+    assert typical_amplitude(np.array([5.0]), 0.6, 3.0, 100.0) <= 1.3
+
+
+def answers_of(network, traces, amplitudes):
+    table = conflict_table(network)
+    thresholds = score_thresholds(network.energies.numpy())
+    events = explain(network, table, traces, thresholds, exclusion_rows=16)
+    return inject(network, table, traces, events, thresholds, amplitudes, LAYOUT)
+
+
+def test_spikes_put_in_are_found_again(mixed):
+    network, traces, *_ = mixed
+    answers = answers_of(network, traces, np.ones(4))
+    assert (answers.put_in > 20).all()
+    share = np.bincount(answers.found_unit, minlength=4) / answers.put_in
+    assert (share[[0, 1, 3]] > 0.93).all()
+    assert 0.3 < share[2] <= 1
+    energies = network.energies.numpy()
+    for unit_index in (0, 1, 3):
+        scores = answers.found_score[answers.found_unit == unit_index]
+        assert np.median(scores) == pytest.approx(energies[unit_index] / 2, rel=0.1)
+
+
+def test_smaller_spikes_are_found_less_often(mixed):
+    network, traces, *_ = mixed
+    counts = [
+        np.bincount(answers_of(network, traces, np.full(4, size)).found_unit, minlength=4)[2]
+        for size in (0.6, 1.0, 1.4)
+    ]
+    assert counts[0] < counts[1] < counts[2]
+
+
+def test_a_unit_that_answers_to_its_neighbour_is_told():
+    """Two units of the same shape, one larger: noise makes the one of the other now and then."""
+    waveforms = footprints(2, 8)
+    waveforms[0] *= 2.6 / np.abs(waveforms[0]).max()
+    waveforms[1] = 1.15 * waveforms[0]
+    network = make_network(waveforms)
+    answers = answers_of(network, recorded(network)[0], np.ones(2))
+    pairs = set(zip(answers.source.tolist(), answers.false_unit.tolist(), strict=True))
+    assert pairs == {(0, 1), (1, 0)}
+
+
+def test_nothing_is_put_into_traces_that_are_too_short():
+    network = network_of([9.0, 9.0])
+    traces = np.zeros((4, 80), dtype=np.float32)
+    answers = answers_of(network, traces, np.ones(2))
+    assert answers.put_in.tolist() == [0, 0]
+    assert len(answers.found_unit) == len(answers.source) == 0
+
+
+def test_spikes_are_put_in_apart_from_those_that_are_there():
+    network = network_of([9.0, 9.0])
+    traces = np.zeros((4, 8000), dtype=np.float32)
+    for time in range(200, 7800, 160):
+        add_spike(traces, network, 0, float(time))
+    answers = answers_of(network, traces, np.ones(2))
+    found = np.bincount(answers.found_unit, minlength=2)
+    np.testing.assert_array_equal(found, answers.put_in)
+
+
+def test_distance():
+    others = np.array([1.0, 5.0])
+    np.testing.assert_array_equal(distance(np.array([0.0, 2.9, 3.1, 9.0]), others), [1, 1.9, 1.9, 4])
+    assert np.isinf(distance(np.array([3.0]), np.zeros(0))).all()
