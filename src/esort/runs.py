@@ -119,12 +119,10 @@ def one_line_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig],
             with _ending_in_order(), saying_where(folder, folder), hold_folder(folder):
                 error_file.unlink(missing_ok=True)
                 return task(config)
-        except _Terminated:
-            complain(f"ended by SIGTERM: what was finished is kept in {folder}, resume=true goes on with it")
+        except _Terminated as end:
+            by = "SIGTERM" if end.code == TERMINATED else "Ctrl-C"
+            complain(f"ended by {by}: what was finished is kept in {folder}, resume=true goes on with it")
             raise
-        except KeyboardInterrupt:
-            complain(f"interrupted: what was finished is kept in {folder}, resume=true goes on with it")
-            sys.exit(INTERRUPTED)
         except (ValueError, OSError, OmegaConfBaseException, InstantiationException) as error:
             if full_errors():
                 raise
@@ -146,19 +144,20 @@ class _Terminated(SystemExit):
 
 @contextmanager
 def _ending_in_order() -> Iterator[None]:
-    """Let SIGTERM end the block like an error does; only the main thread can choose."""
+    """Let SIGTERM and Ctrl-C end the block like an error does; only the main thread can choose."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def end(number: int, frame: Any) -> None:
-        raise _Terminated(TERMINATED)
+        raise _Terminated(128 + number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def complain(line: str) -> None:

@@ -17,7 +17,7 @@ from entries import ROOT, SMALL, run
 from esort.checkpoint import load_card, load_checkpoint
 from esort.locks import LOCK, FolderInUseError, check_free, hold_folder
 from esort.manifest import Manifest
-from esort.runs import TERMINATED
+from esort.runs import INTERRUPTED, TERMINATED
 from esort.verify import SAME, main, verify
 
 MOMENTS = 20
@@ -158,6 +158,18 @@ def test_a_sorting_that_was_ended_and_killed_goes_on_with_its_chunks(trained_pur
         assert not list(folder.glob(".*.partial-*"))
         assert not (folder / LOCK).exists()
         (folder / "manifest.json").unlink()
+
+
+@pytest.mark.slow
+def test_ctrl_c_has_an_exit_code_of_its_own_too(trained_pursuit, tmp_path):
+    process = start("sort.py", *sort_overrides(trained_pursuit, tmp_path / "out"), pause_after=1)
+    wait_for_pause(process)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    _, err = process.communicate()
+    assert process.returncode == INTERRUPTED == 130
+    assert err.startswith("error: ended by Ctrl-C: what was finished is kept in")
+    assert list((tmp_path / "out").glob("chunks/*.npz"))
 
 
 # Training: four epochs, of which one is lost at most.
