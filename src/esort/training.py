@@ -175,7 +175,7 @@ def _look_at_labels(fitted: Fitted, path: Path) -> None:
 
     def windows(sample_index: np.ndarray) -> np.ndarray:
         at = np.rint(sample_index / step).astype(np.int64)[:, None] + rows  # (n, T)
-        if step == 1:
+        if fitted.settings.network.name != _PURSUIT:
             return np.asarray(fitted.traces[at])
         return np.moveaxis(np.asarray(fitted.traces[:, at]), 0, 2)
 
