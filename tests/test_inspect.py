@@ -128,3 +128,14 @@ def test_bad_input_is_one_line(arguments, message, capsys, monkeypatch):
     assert ended.out == ""
     assert ended.err.startswith(f"error: {message}")
     assert ended.err.count("\n") == 1
+
+
+def test_the_backbone_that_ships(capsys):
+    assert inspect.main(["pursuit"]) == 0
+    out = capsys.readouterr().out
+    assert "backbone, no units yet" in out
+    assert "neurons of the bank's source half, neuropixels128" in out
+    assert "python train.py training=pretrain model=pursuit" in out
+    assert "with this backbone" in out
+    assert inspect.main(["pursuit", "json=true"]) == 0
+    assert '"network": "pursuit"' in capsys.readouterr().out

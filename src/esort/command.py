@@ -4,6 +4,7 @@ esort train probe=neuropixels labels=0.56       learn units, sort the rest, scor
 esort sort checkpoint=FILE recording.path=PATH  sort a recording
 esort doctor recording=path recording.path=PATH can it be sorted, and what to change
 esort inspect FILE                              what a checkpoint says of itself
+esort verify DIR                                whether a result is still what was made
 esort export checkpoint=FILE output=FILE.onnx   network and post-processing as one ONNX model
 """
 
@@ -19,7 +20,7 @@ from omegaconf import DictConfig
 
 __all__ = ["conf_folder", "main", "sort", "train"]
 
-_TOOLS = ("doctor", "inspect", "export")
+_TOOLS = ("doctor", "inspect", "verify", "export")
 
 
 def conf_folder() -> Path:

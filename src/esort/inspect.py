@@ -2,6 +2,7 @@
 
 python -m esort.inspect FILE              a page to read
 python -m esort.inspect FILE json=true    the whole card, for programs
+python -m esort.inspect pursuit           the backbone that ships for a network
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from safetensors import safe_open
 
 from esort.card import Card
 from esort.checkpoint import load_card
+from esort.pretrained import Pretrained, pretrained_names, pretrained_path
 
 __all__ = ["describe", "main", "weight_shapes"]
 
@@ -84,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     try:
         path, as_json = _parse(sys.argv[1:] if arguments is None else arguments)
+        if not path.exists() and str(path) in pretrained_names():
+            path = pretrained_path(str(path))
         card = load_card(path)
         shapes = weight_shapes(path)
     except (OSError, ValueError) as error:
@@ -94,9 +98,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(content, indent=2, ensure_ascii=False))
         return 0
     print(path)
-    for name, text in describe(card, shapes, path.stat().st_size):
+    for name, text in [*describe(card, shapes, path.stat().st_size), *_story(path)]:
         print(f"  {name:<11}{_plain_text(text)}")
     return 0
+
+
+def _story(path: Path) -> list[tuple[str, str]]:
+    """What the JSON beside a shipped backbone says of its making."""
+    if path.stem not in pretrained_names() or path.resolve() != pretrained_path(path.stem).resolve():
+        return []
+    story = Pretrained.load(path).story
+    source = story["source"]
+    seen = (
+        f"{source['num_units']} neurons of the bank's {source['split']} half, {source['probe']['label']}, "
+        f"{source['duration_s']:g} s, noise {source['noise']['level_uv']:g} µV, seed {source['seed']}"
+    )
+    scores = [
+        (
+            "pooled",
+            f"{row['recording']}: {row['scratch']:.4f} without, {row['shipped']:.4f} with this backbone",
+        )
+        for row in story["scores"]
+    ]
+    return [("pretrained", seen), ("command", story["command"]), *scores]
 
 
 def _parse(arguments: Sequence[str]) -> tuple[Path, bool]:

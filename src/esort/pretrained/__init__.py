@@ -17,10 +17,10 @@ import numpy as np
 
 from esort.card import Card
 from esort.checkpoint import load_card
-from esort.simulation import SimulationSpec, TemplateBank
 
 if TYPE_CHECKING:
     from esort.learning import LearningSpec
+    from esort.simulation import SimulationSpec
     from esort.training import TrainingSettings
 
 __all__ = ["Pretrained", "find_pretrained", "pretrained_names", "pretrained_path"]
@@ -86,6 +86,8 @@ class Pretrained:
         learning : LearningSpec
         settings : TrainingSettings
         """
+        from esort.simulation import TemplateBank
+
         theirs = self.story["source"]
         # The units that are learned later were drawn from the other half of the bank: see esort.fairness.
         if (source.split, source.disjoint_cell_models) != (theirs["split"], theirs["disjoint_cell_models"]):
