@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +92,11 @@ def examine(
     if any(finding.level == "fatal" for finding in found):
         return found
     try:
-        excerpt = take_excerpt(recording, preprocessing, seconds=seconds)
+        # A network may filter for itself; whoever looks at the traces wants them filtered all the same.
+        looking = (
+            replace(preprocessing, inside_network=False) if preprocessing.inside_network else preprocessing
+        )
+        excerpt = take_excerpt(recording, looking, seconds=seconds)
     except ValueError as error:
         return [*found, Finding(check="signal", level="fatal", text=str(error))]
     found += [gaps(recording, excerpt), noise(excerpt)]
