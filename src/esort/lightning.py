@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import pickle
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,6 +89,23 @@ class WholeFiles(TorchCheckpointIO):
         torch.save(checkpoint, content)
         with write_atomically(path) as partial:
             partial.write_bytes(content.getbuffer())
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read one; whatever lies there, nothing in it is run.
+
+        Raises
+        ------
+        ValueError
+            If it is no checkpoint of a training.
+        """
+        try:
+            return super().load_checkpoint(path, map_location, weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
+            raise ValueError(
+                f"{path} is damaged or no checkpoint of a training: start anew with resume=false"
+            ) from None
 
 
 class SpikeModule(pl.LightningModule):

@@ -159,6 +159,17 @@ def test_a_digest_that_does_not_match(path, trained):
         Sorter.load(path)
 
 
+@pytest.mark.parametrize(
+    "damage", [lambda bomb: bomb, lambda bomb: b"", lambda bomb: b"PK\x03\x04" + bytes(50)]
+)
+def test_what_a_training_goes_on_from_runs_nothing(tmp_path, pwned, damage):
+    from esort.lightning import WholeFiles
+
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(damage(pickle.dumps(Bomb(pwned))))
+    assert "is damaged or no checkpoint of a training" in refusal(WholeFiles().load_checkpoint, path)
+
+
 # Probes
 
 
