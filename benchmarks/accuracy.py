@@ -2,12 +2,22 @@
 
     python benchmarks/accuracy.py                                 # 128 channels, 3 seeds: about 15 minutes
     python benchmarks/accuracy.py conditions=static,noisy seeds=0
+    python benchmarks/accuracy.py conditions=all seeds=0          # about half an hour
 
 For each condition and seed: ``train.py`` as a process of its own learns from 10 labelled spikes of each unit
 in the first half (after pretraining on a recording that shares no template), and sorts the second half.
 Then the same checkpoint sorts it again with each unit on its own. Scores are those of `esort.evaluation` at
-0.4 ms on the second half, which neither labels nor thresholds have seen. A *duplicate* is a false spike
-within 0.4 ms of a spike that was rightly given to another unit.
+0.4 ms on the second half, which neither labels nor thresholds have seen.
+
+A *duplicate* is one event that two units have, and one neuron: a spike that is none of its own unit's neuron,
+within 0.4 ms of a spike that another unit has rightly. A unit is held to the neuron that its labels came
+from, whether or not enough of its spikes are right for a match: without the graph hardly a unit is matched,
+and its duplicates would not be seen.
+
+In the condition *hopeless units* six neurons with a template norm of 2 to 6 times the noise are added to a
+recording. They are labelled like the others (``graph``), or fire unlabelled (``unlabelled``): the difference
+is what it costs to be asked for units that nobody can sort. ``others`` is the accuracy pooled over the
+neurons that are not hopeless, where all spikes of unmatched units count as false.
 """
 
 from __future__ import annotations
@@ -31,54 +41,105 @@ from esort.sorter import Sorter
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {"conditions": "static", "seeds": "0,1,2", "output": "benchmarks/results/accuracy.json"}
 TEN_OF_128 = ["probe=neuropixels128", "label_budget=per_unit", "labels=10"]
+TEN = ["label_budget=per_unit", "labels=10"]
 CONDITIONS = {
     "static": TEN_OF_128,
     "noisy": [*TEN_OF_128, "noise=high"],
     "slow drift": [*TEN_OF_128, "drift=slow"],
-    "32 channels": ["probe=neuronexus32", "label_budget=per_unit", "labels=10"],
-    "generator": ["label_budget=per_unit", "labels=10"],
-    "hopeless units": ["label_budget=per_unit", "labels=10"],
+    "slow drift noisy": [*TEN_OF_128, "drift=slow", "noise=high"],
+    "32 channels": ["probe=neuronexus32", *TEN],
+    "generator": TEN,
+    "generator noisy": TEN,
+    "generator 128 channels": TEN,
+    "weak units": TEN,
+    "hopeless units": TEN,
 }
+# Of SpikeInterface's generator: channels, units, noise in uV, range of alpha, hopeless units.
+GENERATED = {
+    "generator": (32, 20, 8.0, (250.0, 700.0), 0),
+    "generator noisy": (32, 20, 16.0, (250.0, 700.0), 0),
+    "generator 128 channels": (128, 80, 7.0, (250.0, 700.0), 0),
+    "weak units": (32, 20, 8.0, (30.0, 700.0), 0),
+    "hopeless units": (32, 26, 8.0, (250.0, 700.0), 6),
+}
+HOPELESS_NORM = (2.0, 6.0)
 DELTA_MS = 0.4
 
 
-def generated(folder, *, seed, hopeless):
-    """A recording by SpikeInterface's generator, with or without units close to the noise."""
+def generated(folder, condition, *, seed):
+    """Make a recording by SpikeInterface's generator; return where it is, and the hopeless units."""
     from spikeinterface.core import generate_ground_truth_recording
 
+    num_channels, num_units, noise_uv, alpha, num_hopeless = GENERATED[condition]
     rng = np.random.default_rng(seed)
-    recording, sorting = generate_ground_truth_recording(
-        durations=[60.0],
-        sampling_frequency=30000.0,
-        num_channels=32,
-        num_units=20,
-        generate_sorting_kwargs={"firing_rates": rng.uniform(2, 12, 20), "refractory_period_ms": 4.0},
-        noise_kwargs={"noise_levels": 8.0, "strategy": "on_the_fly"},
-        generate_templates_kwargs={"unit_params": {"alpha": (30.0, 700.0) if hopeless else (250.0, 700.0)}},
-        seed=seed,
-    )
-    path = folder / f"generator-{seed}-{hopeless}"
+    settings = {
+        "durations": [60.0],
+        "sampling_frequency": 30000.0,
+        "num_channels": num_channels,
+        "num_units": num_units,
+        "generate_sorting_kwargs": {
+            "firing_rates": rng.uniform(2, 12, num_units),
+            "refractory_period_ms": 4.0,
+        },
+        "noise_kwargs": {"noise_levels": noise_uv, "strategy": "on_the_fly"},
+        "generate_templates_kwargs": {"unit_params": {"alpha": alpha}},
+        "seed": seed,
+    }
+    recording, sorting = generate_ground_truth_recording(**settings)
+    hopeless = []
+    if num_hopeless:
+        templates = recording.templates  # (U, T, C)
+        norms = np.sqrt(np.square(templates).sum(axis=(1, 2))) / noise_uv
+        templates[-num_hopeless:] *= (rng.uniform(*HOPELESS_NORM, num_hopeless) / norms[-num_hopeless:])[
+            :, None, None
+        ]
+        probe = recording.get_probe()
+        recording, sorting = generate_ground_truth_recording(
+            **settings, probe=probe, sorting=sorting, templates=templates
+        )
+        hopeless = sorting.unit_ids[-num_hopeless:].tolist()
+    path = folder / f"{condition.replace(' ', '-')}-{seed}-recording"
     recording.save(folder=path / "recording", dtype="float32", n_jobs=1, progress_bar=False)
     sorting.save(folder=path / "sorting")
+    sorting.remove_units(hopeless).save(folder=path / "without")
+    return path, hopeless
+
+
+def overrides_of(path, sorting="sorting"):
+    """How `train.py` is told of a recording that was made here."""
     return [
         "recording=path",
         f"recording.path={path / 'recording'}",
-        f"recording.ground_truth={path / 'sorting'}",
+        f"recording.ground_truth={path / sorting}",
     ]
 
 
-def duplicates(truth, found, matches, delta):
-    """Number of false spikes that lie on a spike that was rightly given to another unit."""
-    right, false = [], []
-    for true_id, found_id in matches.items():
-        if found_id is None:
-            continue
-        true_train, found_train = truth[true_id], found[found_id]
-        nearest = np.abs(found_train[:, None] - _neighbours(true_train, found_train)).min(axis=1)
-        right.append(found_train[nearest <= delta])
-        false.append(found_train[nearest > delta])
-    right_all, false_all = np.sort(np.concatenate(right)), np.concatenate(false)
-    return int((np.abs(false_all[:, None] - _neighbours(right_all, false_all)).min(axis=1) <= delta).sum())
+def duplicates(truth, found, delta):
+    """Number of spikes that are none of their own neuron's and lie on a spike that another unit has rightly.
+
+    Parameters
+    ----------
+    truth, found : dict
+        Trains by unit; a unit found has the name of the neuron that its labels came from.
+    delta : int
+        Samples within which two spikes are one event.
+    """
+    right, false = {}, {}
+    for unit, found_train in found.items():
+        is_right = _apart(found_train, truth[unit]) <= delta
+        right[unit], false[unit] = found_train[is_right], found_train[~is_right]
+    count = 0
+    for unit, train in false.items():
+        others = [right[other] for other in right if other != unit]
+        count += int((_apart(train, np.sort(np.concatenate([[], *others]))) <= delta).sum())
+    return count
+
+
+def _apart(train, sorted_train):
+    """Samples from each spike to the nearest of another train."""
+    if len(train) == 0 or len(sorted_train) == 0:
+        return np.full(len(train), np.inf)
+    return np.abs(train[:, None] - _neighbours(sorted_train, train)).min(axis=1)
 
 
 def _neighbours(sorted_train, at):
@@ -100,39 +161,59 @@ def measure(model, recording, truth, start, stop, *, competition):
     slice_ = truth.frame_slice(start, stop)
     true_trains = {unit: slice_.get_unit_spike_train(unit) + start for unit in truth.unit_ids}
     found_trains = {unit: sorting.get_unit_spike_train(unit) for unit in sorting.unit_ids}
-    matches = {unit.unit_id: unit.matched_unit_id for unit in scores.units}
     delta = round(DELTA_MS * sorting.sampling_frequency / 1000)
-    return scores, duplicates(true_trains, found_trains, matches, delta)
+    return scores, duplicates(true_trains, found_trains, delta)
+
+
+def pooled_over(scores, hopeless):
+    """Pooled accuracy over the neurons that are not hopeless; spikes of unmatched units are false."""
+    units = [unit for unit in scores.units if unit.unit_id not in hopeless]
+    right = sum(unit.tp for unit in units)
+    wrong = sum(unit.fp + unit.fn for unit in units) + scores.num_unmatched_spikes
+    return right / (right + wrong)
+
+
+def learn(overrides, seed, folder):
+    """Call ``train.py``; return the facts of the run, and seconds."""
+    begin = time.perf_counter()
+    command = [sys.executable, "train.py", *overrides, f"seed={seed}", f"hydra.run.dir={folder}"]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    seconds = time.perf_counter() - begin
+    return json.loads((folder / "run.json").read_text()), seconds
 
 
 def run(condition, seed, folder):
     """Train, then sort both ways."""
     run_folder = folder / f"{condition.replace(' ', '-')}-{seed}"
-    overrides = list(CONDITIONS[condition])
-    if condition in ("generator", "hopeless units"):
-        overrides += generated(folder, seed=seed, hopeless=condition == "hopeless units")
-    begin = time.perf_counter()
-    command = [sys.executable, "train.py", *overrides, f"seed={seed}", f"hydra.run.dir={run_folder}"]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    seconds = time.perf_counter() - begin
-    facts = json.loads((run_folder / "run.json").read_text())
+    overrides, hopeless, path = list(CONDITIONS[condition]), [], None
+    if condition in GENERATED:
+        path, hopeless = generated(folder, condition, seed=seed)
+        overrides += overrides_of(path)
+    facts, seconds = learn(overrides, seed, run_folder)
     where = RecordingPath(path=str(ROOT / facts["recording"]))
     recording = where.open()
     truth = where.open_ground_truth() or spikeinterface.load(Path(facts["recording"]).parent / "sorting")
     row = {"condition": condition, "seed": seed, "units": facts["num_units"], "seconds": seconds}
+    stretch = facts["start_sample"], facts["stop_sample"]
     for name, competition in (("graph", True), ("alone", False)):
-        scores, doubled = measure(
-            run_folder / "model.safetensors",
-            recording,
-            truth,
-            facts["start_sample"],
-            facts["stop_sample"],
-            competition=competition,
-        )
+        model = run_folder / "model.safetensors"
+        scores, doubled = measure(model, recording, truth, *stretch, competition=competition)
         row |= {
             f"{name}_pooled": scores.pooled_accuracy,
             f"{name}_mean": scores.mean_accuracy,
             f"{name}_duplicates": doubled,
+        }
+        if hopeless:
+            row[f"{name}_others"] = pooled_over(scores, hopeless)
+    if hopeless:
+        folder_without = run_folder.with_name(run_folder.name + "-without")
+        learn([*CONDITIONS[condition], *overrides_of(path, "without")], seed, folder_without)
+        model = folder_without / "model.safetensors"
+        scores, doubled = measure(model, recording, truth, *stretch, competition=True)
+        row |= {
+            "unlabelled_pooled": scores.pooled_accuracy,
+            "unlabelled_others": pooled_over(scores, hopeless),
+            "unlabelled_duplicates": doubled,
         }
     return row
 
@@ -154,6 +235,12 @@ def main(arguments):
                 values = (rows[-1][name] for name in columns)
                 shown = (f"{value:.4f}" if isinstance(value, float) else str(value) for value in values)
                 print("  ".join(f"{text:>16}" for text in shown), flush=True)
+                if "graph_others" in rows[-1]:
+                    print(
+                        f"neurons that are not hopeless: pooled {rows[-1]['graph_others']:.4f} with the "
+                        f"labels of the hopeless ones, {rows[-1]['unlabelled_others']:.4f} without",
+                        flush=True,
+                    )
     means = {}
     for condition in conditions:
         pooled = np.array([row["graph_pooled"] for row in rows if row["condition"] == condition])
