@@ -19,10 +19,10 @@ BEFORE_MS, AFTER_MS = 1.0, 1.5
 # Contacts below this share of the largest amplitude are mostly noise and would pull positions to the middle.
 POSITION_SHARE = 0.3
 # A piece of the stretch, so that a lazily filtered recording is filtered once and not held as a whole.
-_PIECE_S = 1.0
+_PIECE_S = 0.25
 _THREADS = 2
 # Of each piece: a few thousand samples tell the noise level as well as all of them.
-_NOISE_SAMPLES = 1000
+_NOISE_SAMPLES = 250
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,16 +104,18 @@ def estimate_footprints(
     present, row = np.unique(units, return_inverse=True)
     num_channels = recording.get_num_channels()
 
-    def summed(piece: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Sums over the spikes of a piece, (U, T, C), and some of its samples."""
+    def summed(piece: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Units of a piece (K,), sums over their spikes (K, T, C), and some of its samples."""
         first, last = piece
         low, high = max(first - before, 0), min(last + after, recording.get_num_frames(0))
         traces = read_traces_uv(recording, low, high)
-        sums = np.zeros((len(present), before + after, num_channels), dtype=np.float32)
         inside = (spikes >= first) & (spikes < last)
-        for spike, unit in zip(spikes[inside] - before - low, row[inside], strict=True):
+        own, place = np.unique(row[inside], return_inverse=True)
+        sums = np.zeros((len(own), before + after, num_channels), dtype=np.float32)
+        for spike, unit in zip(spikes[inside] - before - low, place, strict=True):
             sums[unit] += traces[spike : spike + before + after]
-        return sums, traces[:: max(1, len(traces) // _NOISE_SAMPLES)]
+        # A copy: a view would keep the memory of the whole piece.
+        return own, sums, traces[:: max(1, len(traces) // _NOISE_SAMPLES)].copy()
 
     edges = [*range(start_sample, stop_sample, max(1, round(_PIECE_S * rate))), stop_sample]
     total = np.zeros((len(present), before + after, num_channels), dtype=np.float32)
@@ -121,14 +123,15 @@ def estimate_footprints(
     with ThreadPoolExecutor(_THREADS) as pool:
         # A few pieces at a time: all of them would be the whole stretch.
         for some in _in_parts(list(pairwise(edges)), _THREADS):
-            for sums, sample in pool.map(summed, some):
-                total += sums
+            for own, sums, sample in pool.map(summed, some):
+                total[own] += sums
                 samples.append(sample)
     sample = np.concatenate(samples) if samples else np.zeros((1, num_channels), dtype=np.float32)
     ids = [sorting.unit_ids[unit] for unit in present]
+    total /= np.maximum(np.bincount(row, minlength=len(present)), 1)[:, None, None]
     return Footprints(
         unit_ids=tuple(unit_id.item() if isinstance(unit_id, np.generic) else unit_id for unit_id in ids),
-        templates_uv=total / np.maximum(np.bincount(row, minlength=len(present)), 1)[:, None, None],
+        templates_uv=total,
         noise_uv=1.4826 * np.median(np.abs(sample - np.median(sample, axis=0)), axis=0),  # (C,)
         contact_positions_um=np.asarray(recording.get_channel_locations(), dtype=float),
     )
