@@ -1,0 +1,340 @@
+"""What each idea behind the speed of ``model=pursuit`` brings: every stage with it and without, on one file.
+
+    python benchmarks/ablation.py                     # 128 channels: some minutes
+    python benchmarks/ablation.py channels=384 rates=none
+
+Cost is the time of one thread per second of recording, the median over blocks of 0.5 s, the block in memory
+or in the page cache. For the reduced rate units are learned anew at each of `rates` (Hz), by a process of its
+own, and sorted: accuracy is that of the time that no label came from. `docs/speed.md` shows the tables.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from time import thread_time
+
+import numba
+import numpy as np
+import torch
+from speed import LABELS, PROBES, ROOT, STARTUP_S, binary_file, learn, open_file
+
+from esort.files import write_json
+from esort.inference import BLOCK_S, one_thread_each, output_blocks
+from esort.pursuit.compiled import decimate, fir_bank
+from esort.simulation import Simulation
+from esort.sorter import Sorter
+
+DEFAULTS = {
+    "channels": "128",
+    "seconds": "30",
+    "rates": "32000,16000,10667,8000",
+    "folder": "data/cache/benchmark",
+    "output": "benchmarks/results/ablation.json",
+}
+PAGE, BEGIN, END = ROOT / "docs/speed.md", "<!-- ablation: {} channels -->", "<!-- end of ablation -->"
+BLOCKS = 20
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"})
+def running_sums(lines, taps, result):
+    """A filter bank as a compiler makes it: eight products for each load and store of a running sum."""
+    num_filters, num_taps = taps.shape
+    num_rows = result.shape[2]
+    for channel in range(lines.shape[0]):
+        for start in range(0, num_rows, 512):
+            count = min(512, num_rows - start)
+            for index in range(num_filters):
+                total = result[channel, index, start : start + count]
+                total[:] = 0
+                line = lines[channel, start : start + count + num_taps - 1]
+                whole = num_taps // 8 * 8
+                for tap in range(0, whole, 8):
+                    a, b, c, d, e, f, g, h = (
+                        taps[index, tap],
+                        taps[index, tap + 1],
+                        taps[index, tap + 2],
+                        taps[index, tap + 3],
+                        taps[index, tap + 4],
+                        taps[index, tap + 5],
+                        taps[index, tap + 6],
+                        taps[index, tap + 7],
+                    )
+                    part = line[tap:]
+                    for row in range(count):
+                        total[row] += (
+                            a * part[row]
+                            + b * part[row + 1]
+                            + c * part[row + 2]
+                            + d * part[row + 3]
+                            + e * part[row + 4]
+                            + f * part[row + 5]
+                            + g * part[row + 6]
+                            + h * part[row + 7]
+                        )
+                for tap in range(whole, num_taps):
+                    part = line[tap:]
+                    for row in range(count):
+                        total[row] += taps[index, tap] * part[row]
+
+
+def stages(sorter, prepared):
+    """Yield (stage, variant, whether it is used, function of a block's first sample)."""
+    network = sorter.network
+    before = network.peak_offset_samples
+    after = network.window_samples - before - 1
+    length = round(BLOCK_S * prepared.sampling_frequency) // network.stride * network.stride
+    held = {}
+
+    def samples(start):
+        return start - before, start + length + after
+
+    def block(start):
+        if start not in held:
+            held.clear()
+            raw, gains = prepared.stored(*samples(start))
+            traces = prepared.traces(*samples(start))
+            reduced = network.bandpass.apply(raw, gains)
+            white = network.whitened(raw, gains)
+            held[start] = np.array(raw), gains, traces, reduced, white, network.features(white)
+        return held[start]
+
+    taps = network.filters.numpy()
+    bandpass, nothing = network.bandpass, np.ones(1, dtype=np.float32)
+    heads = network._dense_heads().flatten(1)
+    whitening = network.whitening
+    bank = torch.from_numpy(taps)[:, None]
+
+    def sums(start):
+        lines = block(start)[4]
+        result = np.empty((*lines.shape[:1], len(taps), lines.shape[1] - taps.shape[1] + 1), np.float32)
+        running_sums(lines, taps, result)
+
+    def features_then_heads(start):
+        features = network.features(block(start)[4])
+        return network._sparse_heads() @ features.reshape(-1, features.shape[2])
+
+    yield "reading", "µV, by SpikeInterface", False, lambda start: prepared.traces(*samples(start))
+    yield "reading", "integers as stored", True, lambda start: prepared.stored(*samples(start))
+    yield (
+        "band-pass",
+        "one filter at the recording's rate",
+        False,
+        lambda start: decimate(
+            block(start)[0], bandpass.taps, nothing, bandpass.step, np.ones(network.num_channels, np.float32)
+        ),
+    )
+    yield (
+        "band-pass",
+        "high-pass at the reduced rate",
+        True,
+        lambda start: bandpass.apply(block(start)[0], block(start)[1]),
+    )
+    yield "band-pass", "the same on µV", False, lambda start: bandpass.apply(block(start)[2])
+    yield (
+        "whitening",
+        "matrix product",
+        False,
+        lambda start: whitening @ torch.from_numpy(block(start)[3]),
+    )
+    yield "whitening", "sparse sums", True, lambda start: network._sparse["whitening"] @ block(start)[3]
+    yield (
+        "filter bank",
+        "conv1d of PyTorch",
+        False,
+        lambda start: torch.nn.functional.conv1d(torch.from_numpy(block(start)[4])[:, None], bank),
+    )
+    yield "filter bank", "running sums in the cache", False, sums
+    yield "filter bank", "running sums in registers", True, lambda start: fir_bank(block(start)[4], taps)
+    yield (
+        "heads",
+        "matrix product",
+        False,
+        lambda start: heads @ torch.from_numpy(block(start)[5]).flatten(0, 1),
+    )
+    yield "bank and heads", "one after the other", False, features_then_heads
+    yield (
+        "bank and heads",
+        "by 112 rows, through the cache",
+        True,
+        lambda start: network.scores(block(start)[4]),
+    )
+    yield (
+        "network",
+        "as it is defined, by PyTorch",
+        False,
+        lambda start: network(torch.from_numpy(block(start)[2])[None]),
+    )
+    yield "network", "all of the above", True, lambda start: network.outputs(*block(start)[:2])
+
+
+def measured(sorter, recording):
+    """Rows of all stages."""
+    prepared = sorter.prepare(recording)
+    step = round(BLOCK_S * prepared.sampling_frequency)
+    starts = [step * (1 + number) for number in range(BLOCKS)]
+    rows = []
+    with one_thread_each(), torch.inference_mode():
+        for stage, variant, used, function in stages(sorter, prepared):
+            times = []
+            for start in (starts[0], *starts):
+                if stage != "reading":
+                    function(start)  # what it needs is made
+                begin = thread_time()
+                function(start)
+                times.append(thread_time() - begin)
+            rows.append(
+                {"stage": stage, "variant": variant, "used": used}
+                | {"ms_per_s": 1000 * float(np.median(times[1:])) / BLOCK_S}
+            )
+            print(f"{stage:<16} {variant:<34} {rows[-1]['ms_per_s']:8.2f} ms per s", flush=True)
+        blocks = list(output_blocks(sorter.network, prepared, 0, starts[-1], num_workers=1))
+        for variant, used, detector in (
+            ("each unit alone", False, competing(sorter, False)),
+            ("with competition", True, competing(sorter, True)),
+        ):
+            times = []
+            for block in blocks:
+                begin = thread_time()
+                detector.push(block.outputs, block.start_sample)
+                times.append(thread_time() - begin)
+            rows.append(
+                {"stage": "post-processing", "variant": variant, "used": used}
+                | {"ms_per_s": 1000 * float(np.median(times[1:])) / BLOCK_S}
+            )
+            print(f"{'post-processing':<16} {variant:<34} {rows[-1]['ms_per_s']:8.2f} ms per s", flush=True)
+    return rows, against_definition(sorter, prepared, blocks)
+
+
+def competing(sorter, competition):
+    """A post-processing with or without competition."""
+    before = sorter.postprocessing
+    sorter.postprocessing = replace(before, competition=competition)
+    detector = sorter.detector()
+    sorter.postprocessing = before
+    return detector
+
+
+def against_definition(sorter, prepared, blocks):
+    """Spikes that differ if the scores are computed as they are defined, by PyTorch on µV."""
+    network = sorter.network
+    before = network.peak_offset_samples
+    after = network.window_samples - before - 1
+    defined, ours = sorter.detector(), sorter.detector()
+    found = {"defined": [], "ours": []}
+    with torch.inference_mode():
+        for block in blocks[1:]:
+            start, stop = block.start_sample, block.start_sample + len(block.outputs) * network.stride
+            traces = torch.from_numpy(prepared.traces(start - before, stop + after))
+            found["defined"].append(defined.push(network(traces[None])[0].numpy(), start))
+            found["ours"].append(ours.push(block.outputs, start))
+    sets = {
+        name: {
+            pair
+            for spikes in pieces
+            for pair in zip(spikes.sample_index.tolist(), spikes.unit_index.tolist(), strict=True)
+        }
+        for name, pieces in found.items()
+    }
+    differ = len(sets["defined"] ^ sets["ours"])
+    print(f"{differ} of {len(sets['defined'])} spikes differ from those of the definition")
+    return {"num_spikes": len(sets["defined"]), "differ": differ}
+
+
+def at_rate(probe, rate_hz, path):
+    """Learn and sort at a reduced rate, in a process of its own; accuracy and cost."""
+    with tempfile.TemporaryDirectory() as folder:
+        run_folder = Path(folder) / "run"
+        overrides = [f"probe={probe}", *LABELS, f"hydra.run.dir={run_folder}"]
+        command = [sys.executable, __file__, "rate", str(rate_hz), *overrides]
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        scores = json.loads((run_folder / "scores.json").read_text())
+        sorter = Sorter.load(run_folder / "model.safetensors")
+        rows, _ = measured(sorter, open_file(*path))
+    cost = {row["stage"]: row["ms_per_s"] for row in rows if row["used"]}
+    row = {"rate_hz": sorter.card.sampling_frequency / sorter.network.stride}
+    row |= {"pooled_accuracy": scores["pooled_accuracy"]}
+    row |= {"network_ms_per_s": cost["network"], "postprocess_ms_per_s": cost["post-processing"]}
+    print(f"{row['rate_hz']:8.0f} Hz: pooled accuracy {row['pooled_accuracy']:.4f}", flush=True)
+    return row
+
+
+def train_at_rate(rate_hz, arguments):
+    """``train.py`` with another reduced rate."""
+    from esort.command import train
+    from esort.pursuit import bandpass
+
+    bandpass.REDUCED_HZ = float(rate_hz)
+    sys.argv = ["train.py", *arguments]
+    train()
+
+
+def page_table(content):
+    """Lines of the tables for the page."""
+    lines = ["| stage | variant | ms of one thread per second |", "|---|---|---|"]
+    for row in content["rows"]:
+        bold = "**" if row["used"] else ""
+        lines.append(f"| {row['stage']} | {bold}{row['variant']}{bold} | {bold}{row['ms_per_s']:.1f}{bold} |")
+    spikes = content["against_definition"]
+    lines += ["", f"{spikes['differ']} of {spikes['num_spikes']} spikes differ from those of the definition."]
+    if content["rates"]:
+        lines += ["", "| reduced rate | network | post-processing | pooled accuracy |", "|---|---|---|---|"]
+        for row in content["rates"]:
+            lines.append(
+                f"| {row['rate_hz'] / 1000:.1f} kHz | {row['network_ms_per_s']:.1f} ms | "
+                f"{row['postprocess_ms_per_s']:.1f} ms | {row['pooled_accuracy']:.4f} |"
+            )
+    return [*lines, "", f"`{content['command']}`"]
+
+
+def write_page(content):
+    """Put the tables where the page has the marks for so many channels."""
+    begin = BEGIN.format(content["channels"])
+    text = PAGE.read_text(encoding="utf-8")
+    if begin not in text:  # no place for so many channels
+        return
+    head, rest = text.split(begin)
+    table = "\n".join(page_table(content))
+    PAGE.write_text(f"{head}{begin}\n{table}\n{END}{rest.split(END, 1)[1]}", encoding="utf-8")
+
+
+def main(arguments):
+    options = DEFAULTS | dict(argument.split("=", 1) for argument in arguments)
+    if set(options) != set(DEFAULTS) or options["channels"] not in PROBES:
+        sys.exit(f"expected {', '.join(DEFAULTS)} with channels=128 or 384, got {arguments}")
+    folder, probe, seconds = ROOT / options["folder"], PROBES[options["channels"]], float(options["seconds"])
+    assert seconds > BLOCK_S * (BLOCKS + 2) > STARTUP_S
+    run_folder = learn(probe, folder)
+    run = json.loads((run_folder / "run.json").read_text())
+    simulation = Simulation.load(ROOT / run["recording"])
+    path = folder / f"{probe}-{seconds:g}s.raw"
+    binary_file(simulation, path, seconds)
+    recording = simulation.recording
+    facts = (recording.sampling_frequency, recording.get_num_channels(), recording.get_channel_gains()[0])
+    sorter = Sorter.load(run_folder / "model.safetensors")
+    rows, against = measured(sorter, open_file(path, *facts))
+    rates = [] if options["rates"] == "none" else options["rates"].split(",")
+    content = {
+        "command": "python benchmarks/ablation.py "
+        + " ".join(f"{key}={options[key]}" for key in ("channels", "seconds", "rates")),
+        "cores": os.cpu_count(),
+        "channels": int(options["channels"]),
+        "num_units": run["num_units"],
+        "rows": rows,
+        "against_definition": against,
+        "rates": [at_rate(probe, rate, (path, *facts)) for rate in rates],
+    }
+    write_json(ROOT / options["output"].replace(".json", f"_{options['channels']}.json"), content)
+    write_page(content)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["rate"]:
+        train_at_rate(sys.argv[2], sys.argv[3:])
+    else:
+        main(sys.argv[1:])
