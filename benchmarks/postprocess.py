@@ -9,7 +9,8 @@ at the same events. Only the post-processing is timed. Each chunk is read with i
 sorting. SciPy does one unit after the other: ``convolve`` with the same kernel, ``find_peaks`` with the
 same threshold and distance, on the same chunks in the same run. The engines that are not compiled see
 the first seconds only, for their speed and to compare their spikes. Memory is that of a process of its
-own that does nothing else. The pursuit on energy scores is measured by `benchmarks/pursuit.py`.
+own that does nothing else. The pursuit on energy scores is measured by `benchmarks/pursuit.py`: a second of
+rows solved at once, and all the time decided step by step, as `sort.py` does it. Overlaps are drawn for both.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-from pursuit import measure_all, print_rows  # beside this file
+from pursuit import measure_all, measure_long, measure_overlaps, print_long, print_rows  # beside this file
 from scipy.signal import convolve, find_peaks
 
 from esort.postprocess import ConflictTable, detect_spikes, join_chunks, margin_samples, solve_conflicts
@@ -303,6 +304,9 @@ def plot_overlaps(overlaps, path):
             top.plot(pair["lag_ms"], recall, label=f"matched filters, {name}")
             bottom.plot(pair["lag_ms"], pair["false_per_pair"][name])
         top.plot(pair["lag_ms"], overlaps["recall_of_probabilities"], "k--", label="one probability a unit")
+        for case, style in zip(overlaps["pursuit"], ("k-", "k:"), strict=True):
+            top.plot(case["lag_ms"], case["recall"], style, label=f"pursuit, cosine {case['cosine']:.2f}")
+            bottom.plot(case["lag_ms"], case["false_per_pair"], style)
         top.set(title=f"two units of cosine {pair['cosine']:.2f}", ylim=(0, 1.05))
         bottom.set(xlabel="lag between the two spikes (ms)")
     axes[0, 0].set(ylabel="recall")
@@ -332,6 +336,12 @@ def print_table(result):
             f"one chunk: {memory['chunk_bytes'] / 2**20:.0f} MiB"
         )
     print_rows(result["pursuit"])
+    print_long(result["pursuit_long"])
+    for case in result["overlaps"]["pursuit"]:
+        print(
+            f"overlaps, pursuit, cosine {case['cosine']:.2f}: recall {np.mean(case['recall']):.3f} "
+            f"(least {np.min(case['recall']):.2f}), false per pair {np.mean(case['false_per_pair']):.3f}"
+        )
     for pair in result["overlaps"]["pairs"]:
         for name, recall in pair["recall"].items():
             print(
@@ -359,7 +369,21 @@ def main(arguments):
         "speed": run_speed(options),
         "memory": [measure_memory(options, duration_s) for duration_s in (3, 12)],
         "pursuit": measure_all(),
-        "overlaps": {"pairs": pairs, "recall_of_probabilities": run_overlaps_of_probabilities()},
+        "pursuit_long": [
+            measure_long(
+                num_units=options["num_units"],
+                duration_s=int(options["duration_s"]),
+                num_threads=threads,
+                rate_hz=rate_hz,
+            )
+            for rate_hz in (3.0, 10.0)
+            for threads in sorted({1, options["num_threads"]})
+        ],
+        "overlaps": {
+            "pairs": pairs,
+            "recall_of_probabilities": run_overlaps_of_probabilities(),
+            "pursuit": measure_overlaps(),
+        },
     }
     print_table(result)
     plot_overlaps(result["overlaps"], output.with_suffix(".png"))

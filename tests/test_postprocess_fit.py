@@ -394,8 +394,8 @@ def test_the_spikes_put_in_are_found(pursuit):
     answer = sorted(zip(found.unit_index.tolist(), found.sample_index.tolist(), strict=True))
     assert len(truth) > 40
     assert [unit for unit, _ in answer] == [unit for unit, _ in truth]
-    off = np.array(answer)[:, 1] - np.array(truth)[:, 1]  # samples of 32 kHz, two a row
-    assert np.max(np.abs(off)) <= 3
+    off = np.array(answer)[:, 1] - np.array(truth)[:, 1]  # samples of 32 kHz, three a row
+    assert np.max(np.abs(off)) <= 4  # less than a row and a half
     assert np.mean(np.abs(off) <= 1) > 0.9
     order = np.lexsort((found.sample_index, found.unit_index))
     amplitude = (found.probability / pursuit.energies[found.unit_index] + 0.5)[order]
