@@ -30,9 +30,9 @@ from runpy import run_path
 from esort.chunks import ChunkFolder
 count, *sys.argv = sys.argv[1:]
 save, saved = ChunkFolder.save, []
-def saving(self, start_sample, spikes):
-    save(self, start_sample, spikes)
-    saved.append(start_sample)
+def saving(self, *arguments):
+    save(self, *arguments)
+    saved.append(arguments)
     if len(saved) == int(count):
         os.kill(os.getpid(), signal.SIGSTOP)
 ChunkFolder.save = saving
