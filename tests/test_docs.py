@@ -21,6 +21,8 @@ import pytest
 import yaml
 from entries import ROOT, run
 from hydra import compose, initialize_config_dir
+from probeinterface import generate_multi_columns_probe, write_probeinterface
+from spikeinterface.core import load
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SHELL = ("", "sh", "bash", "shell", "console", "text")
@@ -225,23 +227,37 @@ GRADIENT = (
 @pytest.fixture(scope="module")
 def desk(trained, tmp_path_factory):
     """A folder with what the pages talk of."""
-    from pathlib import Path as P
-
-    from spikeinterface.exporters import export_to_phy  # noqa: F401 (the extra is installed)
-
     folder = tmp_path_factory.mktemp("desk")
     subject = trained.subject()
     for name in ("recording", "day1_g0", "day2_g0"):
-        (folder / name).symlink_to(P(subject.source) / "recording")
-    (folder / "phy_folder").symlink_to(P(subject.source) / "sorting")
+        (folder / name).symlink_to(Path(subject.source) / "recording")
+    curated = load(Path(subject.source) / "sorting")
+    curated.set_property("quality", ["good"] * curated.get_num_units())
+    curated.save(folder=folder / "phy_folder")
     (folder / "model.safetensors").symlink_to(trained.checkpoint)
-    write = "from probeinterface import generate_multi_columns_probe as g, write_probeinterface as w\n"
-    write += "w('my_probe.json', g(num_columns=2, num_contact_per_column=4, xpitch=20, ypitch=25))"
-    subprocess.run([sys.executable, "-c", write], cwd=folder, check=True)
+    probe = generate_multi_columns_probe(num_columns=2, num_contact_per_column=4, xpitch=20, ypitch=25)
+    write_probeinterface(folder / "my_probe.json", probe)
     return folder
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["phy", "closed_loop", "extend"])
+def test_python_of_the_guides_runs(name, desk, monkeypatch):
+    monkeypatch.chdir(desk)
+    names = {}
+    for language, code in blocks(ROOT / "docs" / "guide" / f"{name}.md"):
+        if language == "python":
+            exec(compile(code, f"{name}.md", "exec"), names)  # noqa: S102 (our own pages)
+    if name == "phy":
+        assert names["sorting"].get_num_units() > 1
+    if name == "closed_loop":
+        assert names["count"] > 3
+
+
 def is_long(command):
+    """Whether it is done by the slow test; the other pages have tests of their own."""
+    if command.page.parent.name != "guide" and command.page.name != "README.md":
+        return False
     program, *words = normal(command.words)
     if program != "python" or words[0] not in ("train.py", "sort.py") or "--help" in words:
         return False
@@ -265,7 +281,7 @@ def test_command_runs(command, desk, trained, tmp_path):
     overrides = [
         re.sub(r"teacher\.path=.*", f"teacher.path={desk}/phy_folder", one)
         for one in overrides
-        if not one.startswith(("teacher.groups=", "teacher.seconds="))
+        if not one.startswith("teacher.seconds=")
     ]
     if script == "sort.py":
         more = [f"output={tmp_path / 'out'}"]
