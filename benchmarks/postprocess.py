@@ -304,9 +304,10 @@ def plot_overlaps(overlaps, path):
             top.plot(pair["lag_ms"], recall, label=f"matched filters, {name}")
             bottom.plot(pair["lag_ms"], pair["false_per_pair"][name])
         top.plot(pair["lag_ms"], overlaps["recall_of_probabilities"], "k--", label="one probability a unit")
-        for case, style in zip(overlaps["pursuit"], ("k-", "k:"), strict=True):
-            top.plot(case["lag_ms"], case["recall"], style, label=f"pursuit, cosine {case['cosine']:.2f}")
-            bottom.plot(case["lag_ms"], case["false_per_pair"], style)
+        near = min(overlaps["pursuit"], key=lambda case, pair=pair: abs(case["cosine"] - pair["cosine"]))
+        top.plot(near["lag_ms"], near["recall"], "k", label="the pursuit, two units of its own")
+        bottom.plot(near["lag_ms"], near["false_per_pair"], "k")
+        top.text(0, 0.1, f"the pursuit's have {near['cosine']:.2f}", ha="center", fontsize=8)
         top.set(title=f"two units of cosine {pair['cosine']:.2f}", ylim=(0, 1.05))
         bottom.set(xlabel="lag between the two spikes (ms)")
     axes[0, 0].set(ylabel="recall")
