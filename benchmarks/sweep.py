@@ -1,7 +1,7 @@
 """The table of a search of hyper-parameters, for the documentation.
 
     python benchmarks/sweep.py runs/optuna-neuronexus32-pursuit
-    python benchmarks/sweep.py runs/optuna-neuronexus32-pursuit output=docs/results/sweep.md
+    python benchmarks/sweep.py runs/optuna-neuronexus32-pursuit output=docs/results/sweep.md note="..."
 
 The folder is one that ``python train.py -m sweep=optuna`` left.
 """
@@ -28,7 +28,7 @@ def importances(folder: Path) -> dict[str, float]:
     return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
 
 
-def page(folder: Path) -> str:
+def page(folder: Path, note: str = "") -> str:
     """Return the page as Markdown."""
     table = pd.read_csv(folder / TRIALS)
     config = OmegaConf.load(folder / "multirun.yaml") if (folder / "multirun.yaml").is_file() else None
@@ -57,6 +57,7 @@ def page(folder: Path) -> str:
         f"As it is (trial 0): **{usual[score]:.4f}** ({spread.min():.4f} to {spread.max():.4f} over "
         f"recordings). Best: **{best[score]:.4f}**, {best[score] - usual[score]:+.4f}, by {chosen}.",
         "",
+        *([note, ""] if note else []),
         "| value | importance | tried | of the five best |",
         "|---|---|---|---|",
     ]
@@ -102,14 +103,14 @@ def main(arguments: list[str]) -> int:
     """Run the command line; return its exit code."""
     folders = [one for one in arguments if "=" not in one]
     options = dict(one.split("=", 1) for one in arguments if "=" in one)
-    if len(folders) != 1 or set(options) - {"output"}:
-        print("error: expected python benchmarks/sweep.py FOLDER [output=FILE]", file=sys.stderr)
+    if len(folders) != 1 or set(options) - {"output", "note"}:
+        print("error: expected python benchmarks/sweep.py FOLDER [output=FILE] [note=TEXT]", file=sys.stderr)
         return 1
     folder = Path(folders[0])
     if not (folder / TRIALS).is_file():
         print(f"error: expected a folder with {TRIALS}, got {folder}", file=sys.stderr)
         return 1
-    content = page(folder)
+    content = page(folder, options.get("note", ""))
     if "output" not in options:
         print(content, end="")
         return 0

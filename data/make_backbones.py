@@ -46,11 +46,8 @@ RECIPES = {
 # Recordings that it is tried on, and labels of each unit.
 TRIALS = {
     "pursuit": [
-        (["probe=neuronexus32", f"labels={labels}", f"seed={seed}"])
-        for labels in (10, 5, 2)
-        for seed in (101, 102)
-    ]
-    + [
+        *(["probe=neuronexus32", f"labels={labels}", "seed=101"] for labels in (10, 5, 2)),
+        ["probe=neuronexus32", "labels=2", "seed=102"],
         ["probe=neuronexus32", "noise=high", "labels=5", "seed=101"],
         ["probe=tetrode", "labels=5", "seed=101"],
     ],
