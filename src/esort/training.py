@@ -31,7 +31,7 @@ __all__ = ["TrainingSettings", "backbone_digest", "train_backbone", "train_units
 logger = logging.getLogger(__name__)
 
 # Raise it when the same settings train another backbone than before: cached ones are then made anew.
-_BACKBONE_VERSION = 2
+_BACKBONE_VERSION = 3
 # The network that learns in closed form.
 _PURSUIT = "pursuit"
 
