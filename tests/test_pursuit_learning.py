@@ -15,7 +15,8 @@ from pursuit_data import (
 )
 
 from esort.pursuit.explain import explain
-from esort.pursuit.learning import Layout, RowLabels, learn_units, score_thresholds
+from esort.pursuit.learning import RowLabels, first_network, learn_units, score_thresholds
+from esort.pursuit.recipe import Layout, Recipe
 from esort.pursuit.shifting import shifted
 
 LAYOUT = Layout(
@@ -67,8 +68,9 @@ def some_labels(truth, per_unit=5, jitter=0.0, seed=0):
     return RowLabels(time=time[order], unit_index=units[chosen][order], num_units=4)
 
 
-def learn(traces, labels):
-    return learn_units(traces, labels, POSITIONS_UM, LAYOUT, SHARED)
+def learn(traces, labels, positions=POSITIONS_UM, **recipe):
+    recipe = Recipe(layout=LAYOUT, sizes=SHARED | {"num_channels": len(traces)}, **recipe)
+    return learn_units(first_network(traces, labels, positions, recipe), traces, labels, recipe)
 
 
 def dense(network):
@@ -172,9 +174,7 @@ def test_one_label(truth):
 
 
 def test_a_bank_that_is_given_is_kept(truth, true_network):
-    network, table = learn_units(
-        truth[0], some_labels(truth), POSITIONS_UM, LAYOUT, SHARED, filters=true_network.filters
-    )
+    network, table = learn(truth[0], some_labels(truth), filters=true_network.filters)
     torch.testing.assert_close(network.filters, true_network.filters)
     assert (accuracy(network, table, truth) > 0.95).all()
 
@@ -227,8 +227,6 @@ def test_fewer_waveforms_than_filters(truth, num_channels):
     labels = some_labels(truth)
     of_two = labels.unit_index < 2
     labels = RowLabels(time=labels.time[of_two], unit_index=labels.unit_index[of_two], num_units=2)
-    network, table = learn_units(
-        traces, labels, POSITIONS_UM[:num_channels], LAYOUT, SHARED | {"num_channels": num_channels}
-    )
+    network, table = learn(traces, labels, POSITIONS_UM[:num_channels])
     assert len(network.filters) == min(5, 2 * num_channels)
     assert accuracy(network, table, (traces, truth[1], truth[2], None))[0] > 0.9

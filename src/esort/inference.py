@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from time import perf_counter
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ __all__ = [
     "map_in_threads",
     "one_thread_each",
     "output_blocks",
+    "window_of",
 ]
 
 BLOCK_S = 0.5
@@ -47,6 +48,22 @@ class Block(NamedTuple):
     """Time that reading and filtering took."""
     network_s: float
     """Time that the network took."""
+    shift_um: np.ndarray | None = None
+    """How far the tissue had moved, of a network that follows it."""
+
+
+class Follower(Protocol):
+    """Tells from the blocks before one how far the tissue has moved, see `esort.pursuit.following`."""
+
+    num_cells: int
+
+    def evidence(self, filtered: np.ndarray) -> np.ndarray: ...
+
+    def learn(self, cell: int, evidence: np.ndarray) -> None: ...
+
+    def shift_um(self, cell: int) -> np.ndarray: ...
+
+    def scores(self, filtered: np.ndarray, shift_um: np.ndarray) -> np.ndarray: ...
 
 
 def output_blocks(
@@ -55,6 +72,7 @@ def output_blocks(
     start_sample: int,
     stop_sample: int,
     *,
+    follower: Follower | None = None,
     num_workers: int | None = None,
     progress: Callable[[Iterable], Iterable] | None = None,
 ) -> Iterator[Block]:
@@ -67,6 +85,8 @@ def output_blocks(
     prepared : PreparedRecording
     start_sample, stop_sample : int
         May reach beyond the recording.
+    follower : Follower, optional
+        Of a network that filters for itself; it sees the blocks before the first one, too.
     num_workers : int, optional
         Threads, and blocks that are under way at once; by default one per core.
     progress : callable, optional
@@ -84,18 +104,77 @@ def output_blocks(
     shown = iter(starts if progress is None else progress(starts))
     workers = num_workers or available_cores()
     with one_thread_each(), ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[Block]] = deque()
-        for start in starts:
-            waiting.append(pool.submit(compute_block, network, prepared, start, length))
-            # One block more than workers is under way: none of them waits, and memory is bounded.
-            if len(waiting) > workers:
-                yield waiting.popleft().result()
-                next(shown)
-        while waiting:
-            yield waiting.popleft().result()
+        if follower is None:
+            tasks: Iterator[Future[Block]] = (
+                pool.submit(compute_block, network, prepared, start, length) for start in starts
+            )
+        else:
+            tasks = _following(pool, workers, network, prepared, follower, starts)
+        for block in _in_order(tasks, workers):
+            yield block
             next(shown)
     for _ in shown:  # lets a progress bar end
         pass
+
+
+def _in_order(tasks: Iterator[Future[_Out]], workers: int) -> Iterator[_Out]:
+    """Results in the order of their tasks; one task more than workers is under way: none of them waits."""
+    waiting: deque[Future[_Out]] = deque()
+    for task in tasks:
+        waiting.append(task)
+        if len(waiting) > workers:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _following(
+    pool: ThreadPoolExecutor,
+    workers: int,
+    network: SpikeNetwork,
+    prepared: PreparedRecording,
+    follower: Follower,
+    starts: range,
+) -> Iterator[Future[Block]]:
+    """Tasks in two parts: the shift of a block is known once the blocks before it are filtered."""
+    earlier = range(max(0, starts.start - follower.num_cells * starts.step), starts.start, starts.step)
+    fronts = (
+        pool.submit(_observe_block, network, prepared, follower, start, starts.step)
+        for start in (*earlier, *starts)
+    )
+    for front in _in_order(fronts, workers):
+        cell = front.start_sample // starts.step
+        if front.start_sample >= starts.start:
+            yield pool.submit(_follow_block, follower, front, follower.shift_um(cell))
+        follower.learn(cell, front.evidence)
+
+
+class _Front(NamedTuple):
+    """What comes before the shift of a block is known."""
+
+    start_sample: int
+    filtered: np.ndarray
+    evidence: np.ndarray
+    read_filter_s: float
+    network_s: float
+
+
+def _observe_block(
+    network: SpikeNetwork, prepared: PreparedRecording, follower: Follower, start: int, length: int
+) -> _Front:
+    begin = perf_counter()
+    traces, gains = window_of(network, prepared, start, min(prepared.num_samples, start + length))
+    read = perf_counter()
+    filtered = network.filtered(traces, gains)
+    evidence = follower.evidence(filtered)
+    return _Front(start, filtered, evidence, read - begin, perf_counter() - read)
+
+
+def _follow_block(follower: Follower, front: _Front, shift_um: np.ndarray) -> Block:
+    begin = perf_counter()
+    outputs = follower.scores(front.filtered, shift_um)
+    spent = front.network_s + perf_counter() - begin
+    return Block(front.start_sample, outputs, front.read_filter_s, spent, shift_um)
 
 
 def available_cores() -> int:
@@ -118,24 +197,40 @@ def compute_block(network: SpikeNetwork, prepared: PreparedRecording, start: int
     """
     begin = perf_counter()
     stop = min(prepared.num_samples, start + length)
-    before = network.peak_offset_samples
-    after = network.window_samples - before - 1
-    low, high = max(0, start - before), min(prepared.num_samples, stop + after)
-    traces, gains = prepared.stored(low, high)
-    # Outside the recording there is silence: spikes in the first and last window are found too.
-    missing = ((low - (start - before), stop + after - high), (0, 0))
-    if any(missing[0]):
-        mode = "edge" if prepared.preprocessing.inside_network else "constant"
-        traces = np.pad(traces, missing, mode=mode)  # type: ignore[call-overload]
+    margin = network.window_samples - 1
+    traces, gains = window_of(network, prepared, start, stop)
     read = perf_counter()
     step = network.samples_at_once or stop - start
     with torch.inference_mode():
         parts = [
-            network.outputs(traces[offset : offset + step + before + after], gains)
+            network.outputs(traces[offset : offset + step + margin], gains)
             for offset in range(0, stop - start, step)
         ]
     outputs = parts[0] if len(parts) == 1 else np.concatenate(parts)  # (N / stride, U)
     return Block(start, outputs, read - begin, perf_counter() - read)
+
+
+def window_of(
+    network: SpikeNetwork, prepared: PreparedRecording, start: int, stop: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read all that the outputs of [start, stop) depend on; beyond the recording there is silence.
+
+    Returns
+    -------
+    traces : array, shape (stop - start + W - 1, C)
+    gains : float array, shape (C,), or None
+        By which the traces are to be multiplied yet.
+    """
+    before = network.peak_offset_samples
+    after = network.window_samples - before - 1
+    low, high = max(0, start - before), min(prepared.num_samples, stop + after)
+    traces, gains = prepared.stored(low, high)
+    # Spikes in the first and last window are found too.
+    missing = ((low - (start - before), stop + after - high), (0, 0))
+    if any(missing[0]):
+        mode = "edge" if prepared.preprocessing.inside_network else "constant"
+        traces = np.pad(traces, missing, mode=mode)  # type: ignore[call-overload]
+    return traces, gains
 
 
 def map_in_threads(function: Callable[[_In], _Out], items: Iterable[_In]) -> list[_Out]:

@@ -73,6 +73,10 @@ class SpikeNetwork(nn.Module):
         assert gains is None
         return self(torch.from_numpy(traces)[None])[0].sigmoid().numpy()
 
+    def filtered(self, traces: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:
+        """Band-pass and decimate, of a network that does it for itself: (T, C) to (C, T / stride)."""
+        raise NotImplementedError
+
     def forward(self, traces: Tensor) -> Tensor:
         """Return logits.
 

@@ -31,6 +31,7 @@ from esort.postprocess import Spikes
 from esort.prepared import PreparedRecording, prepare
 from esort.preprocessing import Preprocessing
 from esort.pursuit.detector import ScoreDetector
+from esort.pursuit.following import Follower
 from esort.pursuit.learning import score_thresholds
 from esort.pursuit.missing import learned_noise, without_channels
 from esort.pursuit.network import PursuitNetwork
@@ -190,6 +191,12 @@ class Sorter:
         changed.missing_channels = np.union1d(self.missing_channels, bad)
         return changed
 
+    def follower(self) -> Follower | None:
+        """What follows the tissue through a recording from its beginning; None: nothing does."""
+        if isinstance(self.network, PursuitNetwork) and self.network.follows:
+            return Follower(self.network)
+        return None
+
     def prepare(self, recording: BaseRecording) -> PreparedRecording:
         """Put a recording behind the filter and scaling that the network learned with.
 
@@ -297,6 +304,7 @@ class Sorter:
                 prepared,
                 start_sample - detector.margin_samples,
                 stop_sample + detector.margin_samples,
+                follower=by.follower(),
                 num_workers=num_workers,
                 progress=progress,
             )
@@ -359,7 +367,11 @@ class Sorter:
             stride in [start_sample, stop_sample).
         """
         stride = self.network.stride
-        blocks = list(output_blocks(self.network, prepared, start_sample, stop_sample, num_workers=1))
+        blocks = list(
+            output_blocks(
+                self.network, prepared, start_sample, stop_sample, follower=self.follower(), num_workers=1
+            )
+        )
         joined = np.concatenate([block.outputs for block in blocks])  # (N / stride, U)
         first = blocks[0].start_sample // stride
         return joined[-(-start_sample // stride) - first : -(-stop_sample // stride) - first]

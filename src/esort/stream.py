@@ -18,10 +18,11 @@ from esort.buffered import BufferedRecording
 from esort.detector import Detector, no_spikes
 from esort.handling import handling_of, marked
 from esort.health import check_finite, match_channels
-from esort.inference import BLOCK_S, compute_block, one_thread_each
+from esort.inference import BLOCK_S, compute_block, one_thread_each, window_of
 from esort.postprocess import Spikes
 from esort.prepared import PreparedRecording
 from esort.pursuit.detector import ScoreDetector
+from esort.pursuit.following import PiecewiseCell
 from esort.pursuit.network import PursuitNetwork
 from esort.sorter import Sorter
 from esort.stretches import merged, within
@@ -288,6 +289,8 @@ class StreamingSorter:
             self._detector.reset()  # its tables take a second to make
         else:
             self._detector = self.sorter.detector(self._thresholds)
+        self._follower = self.sorter.follower()
+        self._cell: PiecewiseCell | None = None
         self._next = 0  # output that comes next, in samples of this stretch
 
     def _prepare(self, buffer: BufferedRecording) -> PreparedRecording:
@@ -331,10 +334,11 @@ class StreamingSorter:
                 length = self._grid
                 if isinstance(network, PursuitNetwork) and not ended:
                     length = min(length, (ready - self._next) // network.stride * network.stride)
+                if self._follower is not None:  # one cell at a time
+                    length = min(length, self._grid - self._next % self._grid)
                 if length == 0 or (self._next + length > ready and not ended):
                     break
-                block = compute_block(network, self._prepared, self._next, length)
-                found.append(self._in_stream(self._detector.push(block.outputs, block.start_sample)))
+                found.append(self._in_stream(self._detector.push(self._outputs(length), self._next)))
                 self._next += length
         history = 0 if blanked is None else blanked.reach_samples
         # What is not certain yet is looked at again, with all that decides on it.
@@ -344,6 +348,18 @@ class StreamingSorter:
             old = blanked.forget(self._next - round(self.sampling_frequency))
             self._blanked.extend([old + self._start] if len(old) else [])
         return _joined(found)
+
+    def _outputs(self, length: int) -> np.ndarray:
+        """Outputs of the next samples, (length / stride, U)."""
+        network, start = self.sorter.network, self._next
+        if self._follower is None:
+            return compute_block(network, self._prepared, start, length).outputs
+        if self._cell is None or self._cell.cell != start // self._grid:
+            if self._cell is not None:
+                self._cell.end()
+            self._cell = self._follower.piecewise(start // self._grid)
+        stop = min(self._prepared.num_samples, start + length)
+        return self._cell.scores(network.filtered(*window_of(network, self._prepared, start, stop)))
 
     def _in_stream(self, spikes: Spikes) -> Spikes:
         """Spikes of this stretch, at the stream's samples."""

@@ -119,12 +119,9 @@ class Pretrained:
 
     def _other_layout(self, settings: TrainingSettings) -> str:
         from esort.pursuit.denoising import NUM_COMPONENTS
-        from esort.pursuit.training import layout_of
+        from esort.pursuit.ground import layout_of
 
-        parameters = {"num_filters": 6, "num_head_channels": 14} | dict(settings.network.parameters or {})
-        layout = layout_of(
-            self.card.sampling_frequency, refractory_ms=settings.postprocessing.refractory_ms, **parameters
-        )
+        layout = layout_of(self.card.sampling_frequency, settings)
         names = ("num_filters", "filter_samples", "filter_before", "footprint_before", "footprint_samples")
         expected = {name: getattr(layout, name) for name in names}
         return self._other_parameters(expected | {"num_components": NUM_COMPONENTS})

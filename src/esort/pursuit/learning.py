@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from esort.inference import map_in_threads
 from esort.postprocess import ConflictTable
-from esort.pursuit.denoising import NUM_COMPONENTS, denoised, temporal_components
 from esort.pursuit.explain import Events, explain, residual
 from esort.pursuit.matching import match_events
 from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.overlaps import conflict_table
+from esort.pursuit.recipe import TAPER_MS, Layout, Recipe
 from esort.pursuit.shifting import shifted
 
-__all__ = [
-    "Layout",
-    "RowLabels",
-    "learn_units",
-    "mean_footprints",
-    "score_thresholds",
-]
+__all__ = ["RowLabels", "first_network", "learn_units", "mean_footprints", "score_thresholds"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +32,6 @@ _TYPICAL = (0.8, 1.25)
 _ANCHOR = 5
 # A label and an event further apart than this are two spikes.
 _MATCH_MS = 0.5
-_TAPER_MS = 0.5
 # The peak of a unit lies so close to its labels.
 _CENTRE_MS = 0.4
 # Only this much of a mean around labels is believed at first.
@@ -50,21 +42,6 @@ _MIN_FREE = 4
 _MOST_LEFT, _LARGE = 1.6, 0.05
 # In rows: smaller offsets between labels and events are noise.
 _LATE = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """Sizes of footprints and filters in rows."""
-
-    rate_hz: float
-    footprint_before: int
-    footprint_samples: int
-    filter_before: int
-    filter_samples: int
-    num_filters: int
-    num_footprint_channels: int
-    num_head_channels: int
-    exclusion_rows: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,40 +73,44 @@ def score_thresholds(energies: np.ndarray) -> np.ndarray:
     return thresholds
 
 
-def learn_units(
-    whitened: np.ndarray,
-    labels: RowLabels,
-    contact_positions_um: np.ndarray,
-    layout: Layout,
-    shared: dict[str, Any],
-    *,
-    filters: torch.Tensor | None = None,
-    basis: torch.Tensor | None = None,
-) -> tuple[PursuitNetwork, ConflictTable]:
-    """Learn the units.
+def first_network(
+    whitened: np.ndarray, labels: RowLabels, contact_positions_um: np.ndarray, recipe: Recipe
+) -> PursuitNetwork:
+    """Learn the units from the traces at their labels alone.
 
     Parameters
     ----------
     whitened : float32 array, shape (C, T)
     labels : RowLabels
     contact_positions_um : float array, shape (C, 2)
-    layout : Layout
-    shared : dict
-        What the network takes besides: sizes of the band-pass and so on.
-    filters : float tensor, shape (F, Lb), optional
-        Temporal bank; by default the strongest temporal components of the labelled waveforms.
-    basis : float tensor, shape (R, L), optional
-        Temporal components of whole footprints; by default those of the labelled waveforms.
+    recipe : Recipe
+    """
+    layout = recipe.layout
+    footprints, channels = mean_footprints(whitened, labels, contact_positions_um, layout)
+    counts = labels.counts().astype(float)
+    footprints = _focused(footprints, channels, contact_positions_um, layout)
+    return recipe.network(footprints, channels, counts)
+
+
+def learn_units(
+    network: PursuitNetwork, whitened: np.ndarray, labels: RowLabels, recipe: Recipe
+) -> tuple[PursuitNetwork, ConflictTable]:
+    """Refine the units by what the pursuit finds with them.
+
+    Parameters
+    ----------
+    network : PursuitNetwork
+        As `first_network` made it.
+    whitened : float32 array, shape (C, T)
+    labels : RowLabels
+    recipe : Recipe
 
     Returns
     -------
     network : PursuitNetwork
     table : ConflictTable
     """
-    footprints, channels = mean_footprints(whitened, labels, contact_positions_um, layout)
-    counts = labels.counts().astype(float)
-    footprints = _focused(footprints, channels, contact_positions_um, layout)
-    network = _build(footprints, channels, counts, layout, shared, filters, basis)
+    layout, channels = recipe.layout, network.footprint_channels.numpy()
     table = conflict_table(network)
     for round_ in range(_CLAMPED_ROUNDS + _FREE_ROUNDS):
         thresholds = score_thresholds(network.energies.numpy())
@@ -143,7 +124,7 @@ def learn_units(
             events = _apart_from(events, labels, table, _MATCH_MS * layout.rate_hz / 1000)
         left = residual(network, left, events)
         footprints, counts = _refine(network, left, events if free else clamped, labels, layout, free=free)
-        network = _build(footprints, channels, counts, layout, shared, filters, basis)
+        network = recipe.network(footprints, channels, counts)
         table = conflict_table(network)
     return network, table
 
@@ -172,7 +153,7 @@ def _focused(
     """What lies close to the peak in time and space: elsewhere one spike of another unit may be larger."""
     row_ms = 1000 / layout.rate_hz * (np.arange(layout.footprint_samples) - layout.footprint_before)
     outside = np.maximum(-row_ms - _FOCUS_BEFORE_MS, row_ms - _FOCUS_AFTER_MS).clip(min=0)
-    in_time = torch.from_numpy(np.exp(-0.5 * (outside / _TAPER_MS) ** 2)).float()  # (L,)
+    in_time = torch.from_numpy(np.exp(-0.5 * (outside / TAPER_MS) ** 2)).float()  # (L,)
     reach = round(_CENTRE_MS * layout.rate_hz / 1000)
     centre = footprints[:, :, layout.footprint_before - reach : layout.footprint_before + reach + 1]
     peak = centre.square().sum(dim=2).argmax(dim=1).numpy()  # (U,)
@@ -319,49 +300,3 @@ def _restored(
     large = energy > energy.max() * _LARGE
     typical = remains[:, large].square().mean(dim=1)
     return remains + amplitude[:, None, None] * footprint, typical
-
-
-def _build(
-    footprints: torch.Tensor,
-    channels: np.ndarray,
-    counts: np.ndarray,
-    layout: Layout,
-    shared: dict[str, Any],
-    filters: torch.Tensor | None,
-    basis: torch.Tensor | None = None,
-) -> PursuitNetwork:
-    """A network of these footprints: noise taken off, temporal bank and heads derived."""
-    length = layout.footprint_samples
-    ramp = round(_TAPER_MS * layout.rate_hz / 1000)
-    taper = torch.ones(length)
-    taper[:ramp] = torch.linspace(0, 1, ramp)
-    taper[-2 * ramp :] = torch.linspace(1, 0, 2 * ramp)
-    if basis is None:
-        basis = temporal_components(footprints, NUM_COMPONENTS)
-    footprints = denoised(footprints, counts, basis) * taper
-    first = layout.footprint_before - layout.filter_before
-    middle = footprints[:, :, first : first + layout.filter_samples]  # (U, M, Lb)
-    if filters is None:
-        filters = temporal_components(middle, layout.num_filters)
-    seen = middle @ filters.T  # (U, M, F)
-    strongest = seen.square().sum(dim=2).topk(min(layout.num_head_channels, seen.shape[1]), dim=1).indices
-    strongest = strongest.sort(dim=1).values  # (U, H)
-    network = PursuitNetwork(
-        num_units=len(footprints),
-        num_filters=len(filters),
-        filter_samples=layout.filter_samples,
-        filter_before=layout.filter_before,
-        footprint_before=layout.footprint_before,
-        footprint_samples=length,
-        num_footprint_channels=layout.num_footprint_channels,
-        num_head_channels=layout.num_head_channels,
-        num_components=len(basis),
-        **shared,
-    )
-    network.filters.copy_(filters)
-    network.basis.copy_(basis)
-    network.footprint_channels.copy_(torch.from_numpy(channels))
-    network.footprints.copy_(footprints)
-    network.head_channels.copy_(torch.gather(network.footprint_channels, 1, strongest))
-    network.heads.copy_(seen.gather(1, strongest[:, :, None].expand(-1, -1, seen.shape[2])))
-    return network

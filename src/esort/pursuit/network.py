@@ -13,6 +13,7 @@ from esort.network import SpikeNetwork
 from esort.pursuit.bandpass import Bandpass
 from esort.pursuit.compiled import fir_bank
 from esort.pursuit.mixing import SparseRows
+from esort.pursuit.moving import MovedWhitening
 
 __all__ = ["PursuitNetwork"]
 
@@ -47,12 +48,15 @@ class PursuitNetwork(SpikeNetwork):
         Strongest channels that the detector of a unit looks at.
     num_components : int
         Temporal components that whole footprints mostly consist of; only learning needs them.
+    follows : bool
+        Whether sorting follows the drift of the tissue along the probe, see `esort.pursuit.following`.
     **sizes
         See `SpikeNetwork`.
     """
 
     lowpass: Tensor
     highpass: Tensor
+    positions: Tensor
     whitening: Tensor
     filters: Tensor
     basis: Tensor
@@ -75,6 +79,7 @@ class PursuitNetwork(SpikeNetwork):
         num_footprint_channels: int = 1,
         num_head_channels: int = 14,
         num_components: int = 1,
+        follows: bool = False,
         **sizes: int,
     ) -> None:
         super().__init__(**sizes)
@@ -82,10 +87,12 @@ class PursuitNetwork(SpikeNetwork):
         self.filter_before = filter_before
         self.footprint_before = footprint_before
         self.num_head_channels = num_head_channels
+        self.follows = bool(follows)
         members = min(num_footprint_channels, self.num_channels)
         heads = min(num_head_channels, self.num_channels)
         self.register_buffer("lowpass", torch.zeros(lowpass_samples))
         self.register_buffer("highpass", torch.zeros(highpass_samples))
+        self.register_buffer("positions", torch.zeros(self.num_channels, 2))
         self.register_buffer("whitening", torch.zeros(self.num_channels, self.num_channels))
         self.register_buffer("filters", torch.zeros(num_filters, filter_samples))
         self.register_buffer("basis", torch.zeros(num_components, footprint_samples))
@@ -124,6 +131,7 @@ class PursuitNetwork(SpikeNetwork):
             "num_footprint_channels": self.footprints.shape[1],
             "num_head_channels": self.heads.shape[1],
             "num_components": self.basis.shape[0],
+            "follows": self.follows,
         }
 
     @property
@@ -146,13 +154,13 @@ class PursuitNetwork(SpikeNetwork):
 
         The definition, for any device; on a CPU `outputs` gives the same several times faster.
         """
-        scores = []
+        scores, resting = [], torch.from_numpy(self.resting_whitening()).to(traces.device)
         for one in traces:  # (T, C)
             reduced = functional.conv1d(one.T[:, None], self.lowpass[None, None], stride=self.step)
             filtered = functional.conv1d(reduced, self.highpass[None, None])
-            whitened = self.whitening @ filtered[:, 0]  # (C, T')
+            whitened = resting @ filtered[:, 0]  # (C, T')
             features = functional.conv1d(whitened[:, None], self.filters[:, None])  # (C, F, T')
-            energy = torch.einsum("ucf,cft->tu", self._dense_heads(), features)
+            energy = torch.einsum("ucf,cft->tu", self.dense_heads(), features)
             scores.append(energy - self.energies / 2)
         return torch.stack(scores)
 
@@ -163,12 +171,28 @@ class PursuitNetwork(SpikeNetwork):
             return self(scaled.to(self.heads.device)[None])[0].cpu().numpy()
         return self.scores(self.whitened(traces, gains)).T
 
+    def present_channels(self) -> np.ndarray:
+        """Channels that are listened to: int64, ascending."""
+        return np.flatnonzero(np.diagonal(self.whitening.numpy()))
+
+    def resting_whitening(self) -> np.ndarray:
+        """Whitening of traces where the tissue has not moved, float32 (C, C)."""
+        whitening = self.whitening.cpu().numpy()
+        if not self.follows:
+            return whitening
+        return MovedWhitening(whitening, self.positions.cpu().double().numpy()).matrix(
+            np.zeros(1), np.zeros(1)
+        )
+
+    def filtered(self, traces: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:
+        """Band-pass and decimate: (N, C) in µV, or as stored with gains (C,), to float32 (C, T)."""
+        return self.bandpass.apply(traces, gains)
+
     def whitened(self, traces: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:
         """Band-pass, decimate and whiten: (N, C) in µV, or as stored with gains (C,), to float32 (C, T)."""
-        filtered = self.bandpass.apply(traces, gains)
         if "whitening" not in self._sparse:
-            self._sparse["whitening"] = SparseRows(self.whitening.numpy())
-        return self._sparse["whitening"] @ filtered
+            self._sparse["whitening"] = SparseRows(self.resting_whitening())
+        return self._sparse["whitening"] @ self.filtered(traces, gains)
 
     def features(self, whitened: np.ndarray) -> np.ndarray:
         """Filter each channel with the temporal bank: (C, T) to float32 (C, F, T - Lb + 1)."""
@@ -178,13 +202,14 @@ class PursuitNetwork(SpikeNetwork):
         """Scores of all units: (C, T) to float32 (U, T - Lb + 1)."""
         return self._sparse_heads().of_filtered(whitened, self.filters.numpy(), -self.energies.numpy() / 2)
 
-    def _dense_heads(self) -> Tensor:
+    def dense_heads(self) -> Tensor:
+        """Heads over all channels, (U, C, F)."""
         dense = self.heads.new_zeros(self.num_units, self.num_channels, self.heads.shape[2])
         return dense.scatter_(1, self.head_channels[:, :, None].expand_as(self.heads), self.heads)
 
     def _sparse_heads(self) -> SparseRows:
         if "heads" not in self._sparse:
-            self._sparse["heads"] = SparseRows(self._dense_heads().flatten(1).numpy())
+            self._sparse["heads"] = SparseRows(self.dense_heads().flatten(1).numpy())
         return self._sparse["heads"]
 
     def groups(self) -> list[tuple[np.ndarray, slice, Tensor]]:

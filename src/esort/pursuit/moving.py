@@ -1,0 +1,120 @@
+"""Traces as they would be had the tissue not moved: each contact's, from those around where it is now."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+
+from esort.pursuit.mixing import SparseRows
+
+__all__ = ["MovedWhitening", "interpolation"]
+
+# Fields of spikes are this smooth. A kernel with an edge in the middle pulls every estimate of motion
+# towards multiples of the distance between contacts.
+_SMOOTH_UM = 55.0
+# Noise of a contact that its neighbours do not share, as part of its variance.
+_OWN_NOISE = 1e-2
+# Channels of less weight than this part of the largest are left out of a row.
+_LEAST_WEIGHT = 2e-3
+# Matrices that are kept: drift comes back to where it was.
+_MOST_KEPT = 64
+
+
+class MovedWhitening:
+    """Whitening of traces that are moved back, for any shift.
+
+    Parameters
+    ----------
+    whitening : float array, shape (C, C)
+        Of traces that have not moved; rows of zeros are channels that nobody listens to.
+    contact_positions_um : float array, shape (C, 2)
+    """
+
+    def __init__(self, whitening: np.ndarray, contact_positions_um: np.ndarray) -> None:
+        self._whitening = whitening
+        self._positions = contact_positions_um
+        self._present = np.diagonal(whitening) != 0
+        self._interpolations: dict[int, np.ndarray] = {}
+        self._kept: OrderedDict[bytes, SparseRows] = OrderedDict()
+
+    def matrix(self, depths_um: np.ndarray, shift_um: np.ndarray) -> np.ndarray:
+        """Matrix for a shift at some depths, linear in between, in steps of 2 um.
+
+        Parameters
+        ----------
+        depths_um : float array, shape (D,)
+            Ascending.
+        shift_um : array, shape (D,)
+
+        Returns
+        -------
+        float32 array, shape (C, C)
+        """
+        of_channel = np.interp(self._positions[:, 1], depths_um, shift_um)
+        steps = np.rint(of_channel / 2).astype(np.int64) * 2  # (C,)
+        moved = np.empty_like(self._whitening)
+        for step in np.unique(steps).tolist():
+            rows = steps == step
+            moved[rows] = self._interpolated(step)[rows]
+        matrix = self._whitening @ moved
+        matrix[np.abs(matrix) < _LEAST_WEIGHT * np.abs(matrix).max(axis=1, keepdims=True)] = 0
+        return matrix
+
+    def rows(self, depths_um: np.ndarray, shift_um: np.ndarray) -> SparseRows:
+        """Do as `matrix`, for the CPU."""
+        key = np.asarray(shift_um).tobytes()
+        if key not in self._kept:
+            self._kept[key] = SparseRows(self.matrix(depths_um, shift_um))
+        self._kept.move_to_end(key)
+        while len(self._kept) > _MOST_KEPT:
+            self._kept.popitem(last=False)
+        return self._kept[key]
+
+    def _interpolated(self, step: int) -> np.ndarray:
+        if step not in self._interpolations:
+            shift = np.full(len(self._positions), float(step))
+            self._interpolations[step] = interpolation(self._positions, shift, self._present)
+        return self._interpolations[step]
+
+
+def interpolation(
+    contact_positions_um: np.ndarray, shift_um: np.ndarray, present: np.ndarray | None = None
+) -> np.ndarray:
+    """Predict what contacts would see had the tissue not moved (kriging with a Gaussian covariance).
+
+    The smooth part of the field: what a contact alone sees would not move with the rest. It is taken away at
+    a shift of 0 too, so that units look the same wherever the tissue is.
+
+    Parameters
+    ----------
+    contact_positions_um : float array, shape (C, 2)
+    shift_um : float array, shape (C,)
+        How far the tissue at each contact has moved along the probe (y).
+    present : bool array, shape (C,), optional
+        Contacts that see anything; by default all.
+
+    Returns
+    -------
+    float32 array, shape (C, C)
+        ``interpolation @ traces``: row by contact, as if the tissue had not moved.
+
+    Notes
+    -----
+    Simple kriging, Cressie, Statistics for Spatial Data (1993), section 3.4.5: band-passed traces have no
+    mean.
+    """
+    sources = np.arange(len(contact_positions_um)) if present is None else np.flatnonzero(present)
+    targets = contact_positions_um + np.stack([np.zeros_like(shift_um), shift_um], axis=1)
+    within = _covariance(contact_positions_um[sources], contact_positions_um[sources])
+    within[np.diag_indices_from(within)] += _OWN_NOISE
+    across = _covariance(contact_positions_um[sources], targets)
+    weights = np.zeros((len(targets), len(targets)), dtype=np.float32)
+    weights[:, sources] = np.linalg.solve(within, across).T
+    return weights
+
+
+def _covariance(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    square = ((left[:, None] - right[None]) ** 2).sum(axis=2)
+    covariance: np.ndarray = np.exp(-square / _SMOOTH_UM**2)
+    return covariance
