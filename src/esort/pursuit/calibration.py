@@ -95,12 +95,14 @@ def calibrate_scores(
     grid = np.maximum(_SHARES * energies[:, None] / 2, base[:, None])  # (U, K)
     found = _counts(evidence.unit_index, evidence.score, grid)  # (U, K)
     labelled = recalled * labels.counts()
-    num_spikes, false = _spikes_of(
+    num_spikes, false, recall = _spikes_of(
         answers, grid, found, _counts(noise.unit_index, noise.score, grid), labelled
     )
     wrong = np.minimum(false, found)
-    right = found - wrong
-    total = np.maximum(num_spikes, right.max(axis=1)) + _FLOOR  # (U,)
+    # Labelled spikes are true, but which of them would be found only those put in tell.
+    right = found - wrong + labelled[:, None] * recall
+    total = np.maximum(num_spikes + labelled, right.max(axis=1)) + _FLOOR  # (U,)
+    found = right + wrong
     accuracy = right / (total[:, None] + wrong)
     best = _chosen(accuracy)
     rows = np.arange(len(energies))
@@ -108,7 +110,7 @@ def calibrate_scores(
     precision = (right[rows, best] + _FLOOR) / (found[rows, best] + _FLOOR)
     calibration = Calibration(
         thresholds=thresholds,
-        rate_hz=(total - _FLOOR + labelled) / seconds,
+        rate_hz=(total - _FLOOR) / seconds,
         recall=right[rows, best] / total,
         false_hz=wrong[rows, best] / seconds,
         precision=np.where(recalled >= _LEAST_RECALL, precision, 0.0),
@@ -167,8 +169,8 @@ def _chosen(accuracy: np.ndarray) -> np.ndarray:
 
 def _spikes_of(
     answers: Answers, grid: np.ndarray, found: np.ndarray, noise: np.ndarray, labelled: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """How many spikes each unit has, (U,), and the false events that reach each threshold, (U, K).
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How many spikes each unit has, (U,), and at each threshold false events and recall, (U, K).
 
     Between one threshold and the next lie found = spikes · recall + false events; the number of spikes is the
     one that fits best, each step weighted by how sure its count is.
@@ -183,7 +185,7 @@ def _spikes_of(
         variance = steps + 1 + np.square(_UNSURE * _between(false))
         fitted = (share * (steps - _between(false)) / variance).sum(axis=1)
         spikes = np.maximum(fitted / np.maximum((share**2 / variance).sum(axis=1), 1e-9), 0)
-    return spikes, false
+    return spikes, false, recall
 
 
 def _between(counts: np.ndarray) -> np.ndarray:
