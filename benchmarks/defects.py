@@ -1,6 +1,6 @@
-"""What dead channels cost: pooled accuracy with 0, 1, 5 and 10 % of the channels dead, before learning and after.
+"""What dead channels cost: pooled accuracy with 0 to 10 % of the channels dead, before and after learning.
 
-    python benchmarks/defects.py                        # 128 channels, 3 draws each: about 15 minutes on 2 cores
+    python benchmarks/defects.py                      # 128 channels, 3 draws each: 15 minutes on 2 cores
     python benchmarks/defects.py shares=0.05 draws=1
 
 Units are learned from 10 labelled spikes each in the first half of the simulated 128-channel recording of

@@ -65,8 +65,8 @@ _PARAMETERS: dict[str, tuple[Any, str]] = {
     ),
     "backbone": (
         None,
-        "A backbone's checkpoint. None: the one that ships with esort where it fits; make: from the cache, or "
-        "pretrained now for this probe and rate",
+        "A backbone's checkpoint. None: the one that ships with esort where it fits; make: from the cache, "
+        "or pretrained now for this probe and rate",
     ),
     "pretrain_epochs": (15, "Epochs of pretraining, where a backbone has to be made"),
     "epochs": (8, "Epochs of learning the units"),
