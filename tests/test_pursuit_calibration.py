@@ -76,6 +76,27 @@ def test_a_unit_of_which_most_spikes_are_missed_is_left_out():
     assert found.min_accuracy == MIN_ACCURACY
 
 
+def test_a_unit_that_would_take_the_spikes_of_one_that_is_left_out_is_left_out_too():
+    """Labels of the larger of two like units lie beside its spikes: it goes, the other would have them."""
+    waveforms = footprints(4, 8)
+    waveforms[1] = 0.75 * waveforms[0]
+    network = make_network(waveforms)
+    traces, times, units, labels = recorded(network)
+    assert calibrated(network, traces, labels).sortable.all()
+    # Spikes of the smaller are rare.
+    rare = np.flatnonzero(units == 1)[14:]
+    for time in times[rare]:
+        add_spike(traces, network, 1, time, -1.0)
+    beside = RowLabels(
+        time=np.where(labels.unit_index == 0, labels.time + 23, labels.time),
+        unit_index=labels.unit_index,
+        num_units=4,
+    )
+    order = np.argsort(beside.time, kind="stable")
+    beside = RowLabels(time=beside.time[order], unit_index=beside.unit_index[order], num_units=4)
+    assert calibrated(network, traces, beside).sortable.tolist() == [False, False, True, True]
+
+
 def test_labels_that_are_not_found_make_a_unit_unsortable(mixed):
     network, traces, _, _, labels = mixed
     wrong = RowLabels(

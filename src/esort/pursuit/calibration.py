@@ -12,10 +12,11 @@ from esort.calibration import MIN_ACCURACY, Calibration
 from esort.detector import UnitTables
 from esort.postprocess import ConflictTable
 from esort.pursuit.explain import Events, excess, explain, residual
-from esort.pursuit.injection import Answers, inject
+from esort.pursuit.injection import Answers, distance, inject
 from esort.pursuit.learning import RowLabels, score_thresholds
 from esort.pursuit.matching import match_events
 from esort.pursuit.network import PursuitNetwork
+from esort.pursuit.overlaps import conflict_table
 
 if TYPE_CHECKING:
     from esort.pursuit.recipe import Layout
@@ -41,6 +42,8 @@ _LARGEST = 1.7
 _ROUNDS = 4
 # Accuracies that differ less are the same: few events tell them.
 _ABOUT = 0.03
+# Precision, at most, of a unit that was left out before others were.
+_STAYS_OUT = 0.49
 # Of an expected number of false events, standard deviation.
 _UNSURE = 0.5
 
@@ -51,11 +54,12 @@ def calibrate_scores(
     """Choose each unit's threshold by the accuracy that is to be expected.
 
     *False events:* noise is as often upside down as not and then holds no spike, so what is found in it is
-    false; and so is a unit that answers to a spike of another unit that was put into the traces. *Spikes that
-    are missed:* the typical amplitude of a unit's spikes is estimated from the events that reach its least
-    threshold, knowing that smaller ones were cut off, and spikes of that size are put in. How many spikes a
-    unit has is what makes true, false and missed ones together the events that are there. Events at a unit's
-    own labels are no evidence for it, for its footprint was made of them, their noise included.
+    false; so is a unit that answers to a spike of another unit that was put into the traces, and what units
+    find in addition once others are left out. *Spikes that are missed:* the typical amplitude of a unit's
+    spikes is estimated from the events that reach its least threshold, knowing that smaller ones were cut
+    off, and spikes of that size are put in. How many spikes a unit has is what makes true, false and missed
+    ones together the events that are there. Events at a unit's own labels are no evidence for it, for its
+    footprint was made of them, their noise included.
 
     Parameters
     ----------
@@ -98,37 +102,75 @@ def calibrate_scores(
     num_spikes, false, recall = _spikes_of(
         answers, grid, found, _counts(noise.unit_index, noise.score, grid), labelled
     )
-    wrong = np.minimum(false, found)
-    # Labelled spikes are true, but which of them would be found only those put in tell.
-    right = found - wrong + labelled[:, None] * recall
-    total = np.maximum(num_spikes + labelled, right.max(axis=1)) + _FLOOR  # (U,)
-    found = right + wrong
-    accuracy = right / (total[:, None] + wrong)
-    best = _chosen(accuracy)
-    rows = np.arange(len(energies))
-    thresholds = grid[rows, best]
-    precision = (right[rows, best] + _FLOOR) / (found[rows, best] + _FLOOR)
-    calibration = Calibration(
-        thresholds=thresholds,
-        rate_hz=(total - _FLOOR) / seconds,
-        recall=right[rows, best] / total,
-        false_hz=wrong[rows, best] / seconds,
-        precision=np.where(recalled >= _LEAST_RECALL, precision, 0.0),
-        tables=UnitTables(),
-        min_accuracy=MIN_ACCURACY,
-    )
+
+    def outcome(freed: np.ndarray) -> Calibration:
+        """What to expect with so many more false events, (U, K)."""
+        wrong = np.minimum(false, found)
+        # Labelled spikes are true, but which of them would be found only those put in tell.
+        right = found - wrong + labelled[:, None] * recall
+        wrong = wrong + freed
+        total = np.maximum(num_spikes + labelled, right.max(axis=1)) + _FLOOR  # (U,)
+        best = _chosen(right / (total[:, None] + wrong))
+        rows = np.arange(len(energies))
+        precision = (right[rows, best] + _FLOOR) / (right[rows, best] + wrong[rows, best] + _FLOOR)
+        return Calibration(
+            thresholds=grid[rows, best],
+            rate_hz=(total - _FLOOR) / seconds,
+            recall=right[rows, best] / total,
+            false_hz=wrong[rows, best] / seconds,
+            precision=np.where(recalled >= _LEAST_RECALL, precision, 0.0),
+            tables=UnitTables(),
+            min_accuracy=MIN_ACCURACY,
+        )
+
+    calibration = outcome(np.zeros(grid.shape))
     kept = calibration.sortable
+    freed = events.chosen(np.zeros(len(events.time), dtype=bool))
+    # Others take the spikes of units that are left out, and may then have to be left out too.
+    while kept.any() and not kept.all():
+        freed = _freed(network, whitened, events, base, kept, layout)
+        calibration = outcome(_counts(freed.unit_index, freed.score, grid))
+        still = kept & calibration.sortable
+        if (still == kept).all():
+            break
+        kept = still
+    precision = np.where(kept, calibration.precision, np.minimum(calibration.precision, _STAYS_OUT))
     per_spike = (num_spikes + labelled) / np.maximum(answers.put_in, 1)  # (U,)
     reliability = _reliability(
-        (evidence.unit_index, evidence.score, np.ones(len(evidence.score))),
         (
-            np.concatenate([noise.unit_index, answers.false_unit]),
-            np.concatenate([noise.score, answers.false_score]),
-            np.concatenate([np.ones(len(noise.score)), per_spike[answers.source]]),
+            np.concatenate([evidence.unit_index, freed.unit_index]),
+            np.concatenate([evidence.score, freed.score]),
+            np.ones(len(evidence.score) + len(freed.score)),
         ),
-        np.where(kept, thresholds, np.inf) if kept.any() else thresholds,
+        (
+            np.concatenate([noise.unit_index, answers.false_unit, freed.unit_index]),
+            np.concatenate([noise.score, answers.false_score, freed.score]),
+            np.concatenate([np.ones(len(noise.score)), per_spike[answers.source], np.ones(len(freed.score))]),
+        ),
+        np.where(kept, calibration.thresholds, np.inf) if kept.any() else calibration.thresholds,
     )
-    return replace(calibration, tables=UnitTables(reliability=reliability))
+    return replace(calibration, precision=precision, tables=UnitTables(reliability=reliability))
+
+
+def _freed(
+    network: PursuitNetwork,
+    whitened: np.ndarray,
+    events: Events,
+    base: np.ndarray,
+    kept: np.ndarray,
+    layout: Layout,
+) -> Events:
+    """Events that units have only once others are left out: spikes of these, as a rule."""
+    rest = np.flatnonzero(kept)
+    alone = network.of_units(rest)
+    found = explain(alone, conflict_table(alone), whitened, base[rest], exclusion_rows=layout.exclusion_rows)
+    tolerance = _MATCH_MS * layout.rate_hz / 1000
+    new = np.zeros(len(found.time), dtype=bool)
+    for position, unit_index in enumerate(rest.tolist()):
+        own = found.of_unit(position)
+        new[own] = distance(found.time[own], events.time[events.of_unit(unit_index)]) > tolerance
+    chosen = found.chosen(new)
+    return replace(chosen, unit_index=rest[chosen.unit_index])
 
 
 def typical_amplitude(amplitudes: np.ndarray, least: float, at_labels: float, energy: float) -> float:
