@@ -1,6 +1,7 @@
 """Long sortings in chunks: the same spikes, interruptions cost a chunk, length costs no memory."""
 
 import errno
+import math
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from long_recordings import Repeated
 
 from esort import chunks as chunks_module
 from esort.chunks import ChunkFolder, open_saved, save_sorting, sort_in_chunks
+from esort.inference import BLOCK_S
+from esort.pursuit.detector import _EPOCH_STEPS, _STEP_MS
 from esort.sorter import Sorter
 
 ROOT = Path(__file__).parents[1]
@@ -112,11 +115,11 @@ def sort_overrides(trained_pursuit, output):
         f"output={output}",
         f"cache={trained_pursuit.cache}",
         "report=false",
+        "executor.chunk_s=2",
     )
 
 
 def test_a_full_disk_keeps_finished_chunks_and_resume_uses_them(trained_pursuit, tmp_path, monkeypatch):
-    monkeypatch.setattr(chunks_module, "CHUNK_S", 2.0)
     overrides = sort_overrides(trained_pursuit, tmp_path / "out")
     replace = os.replace
 
@@ -154,18 +157,27 @@ def test_a_sorting_without_spikes_is_saved_too(sorters, recording, tmp_path):
         assert saved.unit_ids.tolist() == list(sorters["pursuit"].card.unit_ids)
 
 
+def grid_samples(sorter):
+    """What time is cut into: spikes are the same to the sample where a recording is moved by a multiple."""
+    stride, rate = sorter.network.stride, sorter.card.sampling_frequency
+    block = round(BLOCK_S * rate) // stride * stride
+    step = max(1, round(_STEP_MS * rate / stride / 1000))
+    return math.lcm(block, _EPOCH_STEPS * step * stride)
+
+
 @pytest.mark.parametrize("name", ["pursuit", "dense"])
 def test_samples_beyond_two_to_the_31(sorters, recording, tmp_path, name):
-    """A virtual recording of 20 hours: the spikes far out are those of its first period."""
+    """A virtual recording of 20 hours: the spikes far out are those of one that begins there."""
     sorter, period = sorters[name], recording.get_num_samples()
-    endless = Repeated(recording, 2**31 + 5 * period)
-    periods = -(-(2**31) // period)
-    first = sorter.sort(endless, start_sample=period, stop_sample=2 * period).spikes
-    start = periods * period
+    grid = grid_samples(sorter)
+    shift = -(-(2**31) // grid) * grid
+    near = Repeated(recording, 3 * period)
+    first = sorter.sort(near, start_sample=period, stop_sample=2 * period).spikes
+    start = shift + period
     assert start > 2**31
     far = sort_in_chunks(
         sorter,
-        endless,
+        Repeated(recording, shift + 3 * period, first_row=-shift % period),
         ChunkFolder(tmp_path / "chunks", {}),
         start_sample=start,
         stop_sample=start + period,
@@ -188,6 +200,8 @@ sys.path.insert(0, "tests")
 from long_recordings import Repeated
 from esort.chunks import ChunkFolder, save_sorting, sort_in_chunks
 from esort.recordings import RecordingPath
+from esort.inference import BLOCK_S
+from esort.pursuit.detector import _EPOCH_STEPS, _STEP_MS
 from esort.sorter import Sorter
 checkpoint, path, seconds, folder = sys.argv[1:]
 recording = RecordingPath(path=path).open()

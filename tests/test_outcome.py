@@ -29,6 +29,7 @@ FIELDS = {
     "seconds",
     "real_time_factor",
     "peak_rss_bytes",
+    "predicted_peak_bytes",
     "cores",
     "platform",
     "versions",
@@ -72,6 +73,7 @@ def test_the_record(made, subject):
     assert set(run["seconds"]) == {"read_filter", "network", "postprocess", "total"}
     assert run["real_time_factor"] == pytest.approx(10 / run["seconds"]["total"])
     assert 1e7 < run["peak_rss_bytes"] < 1e11
+    assert 1e7 < run["predicted_peak_bytes"] < 1e11
     assert run["recording_fingerprint"] == subject.fingerprint
     assert {"esort", "numpy", "torch", "spikeinterface"} <= set(run["versions"])
 
