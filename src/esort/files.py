@@ -273,8 +273,11 @@ def saying_where(path: Path, partial: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        told = _TOLD in str(error)
-        if told or (error.errno not in _NOT_WRITABLE and not _SHORT_WRITE.search(str(error))):
+        if _TOLD in str(error):
+            # By what wrote a part of it, which knows it only by the name that is gone after the error.
+            message = (error.strerror or str(error)).replace(str(partial), str(path))
+            raise OSError(error.errno, message) from error
+        if error.errno not in _NOT_WRITABLE and not _SHORT_WRITE.search(str(error)):
             raise
         reason = os.strerror(error.errno) if error.errno else str(error)
         message = f"{reason}: cannot write {path} ({_bytes_in(partial)}{_TOLD}{_free(path)})"

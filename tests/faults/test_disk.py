@@ -191,7 +191,7 @@ def train_overrides(trained, folder):
 
 
 def test_learning_on_a_full_disk_leaves_no_model(trained_pursuit, tmp_path):
-    for limit, name in ((100_000, "whitened.npy"), (4_000_000, "")):
+    for limit, name in ((100_000, "filtered.npy"), (4_000_000, "")):
         with files_up_to(limit):
             ended = run("train.py", *train_overrides(trained_pursuit, tmp_path / "run"))
         if not name:
