@@ -30,8 +30,9 @@ _REACH_UM, _SIDE_UM = 95.0, 120.0
 _NUM_ROWS, _ROWS_BEFORE = 8, 3
 # Units that an event may be of: those that score most at these of the shifts.
 _NUM_LIKELY, _COARSE = 3, [4, 8, 12, 16, 20]
-# Channels on which the score of a shift is computed.
-_NUM_CHANNELS = 10
+# Channels on which the score of a shift is computed: fewer do not hold a wide unit that has moved, and pull
+# every estimate towards 0.
+_NUM_CHANNELS = 16
 # A smaller score, also as part of the unit's energy, is noise or another unit.
 _LEAST_SCORE, _LEAST_PART = 10.0, 0.1
 # More events of a cell and window cost time and gain nothing.
@@ -224,9 +225,11 @@ def _add(evidence, quota, filtered, first, last, *constant):  # type: ignore
                         score = scores[at, shift] - half
                         if score >= least and score > best[shift]:
                             best[shift] = score
+            # What does not fit grows with a spike: the largest would decide alone.
+            share = 1 / np.sqrt(max(best.max(), _LEAST_SCORE))
             for window in range(evidence.shape[0]):
                 for shift in range(best.size):
-                    evidence[window, shift] += weights[channel, window] * best[shift]
+                    evidence[window, shift] += weights[channel, window] * share * best[shift]
 
 
 @_compile

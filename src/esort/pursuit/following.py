@@ -10,7 +10,6 @@ import numpy as np
 from esort.inference import map_in_threads
 from esort.pursuit.evidence import MotionEvidence
 from esort.pursuit.motion import CELL_S, NUM_CELLS, motion_around, shift_after
-from esort.pursuit.moving import MovedWhitening
 from esort.pursuit.network import PursuitNetwork
 
 __all__ = ["Follower", "Motion", "PiecewiseCell", "can_follow", "motion_of"]
@@ -43,7 +42,7 @@ class Follower:
             _evidences[network] = MotionEvidence(network)
         self._source = _evidences[network]
         self._network = network
-        self._whitening = MovedWhitening(network.whitening.numpy(), network.positions.double().numpy())
+        self._whitening = network.moved_whitening()
         self._past: dict[int, np.ndarray] = {}
 
     @property

@@ -124,15 +124,13 @@ class Ground:
         """Whiten the traces, moved back by a motion: float32 memory map (C, T)."""
         traces = new_memory_map(self.scratch / "whitened.npy", np.float32, self.filtered.shape)
         length = round(CELL_S * self.layout.rate_hz)
-        moved, still = MovedWhitening(self.whitening, self.contact_positions_um), np.zeros(1)
-        depths_um = still if motion is None else motion.depths_um
+        moved = MovedWhitening(self.whitening, self.contact_positions_um, smooth=True)
 
         def whiten_block(block: tuple[int, int]) -> None:
             start, stop = block
             matrix = self.whitening
-            if self.sizes["follows"]:
-                shift_um = still if motion is None else motion.shift_um[start // length]
-                matrix = moved.matrix(depths_um, shift_um)
+            if motion is not None:
+                matrix = moved.matrix(motion.depths_um, motion.shift_um[start // length])
             rows = torch.from_numpy(matrix) @ torch.from_numpy(self.filtered[:, start:stop].copy())
             traces[:, start:stop] = rows.numpy()
 

@@ -23,11 +23,11 @@ NUM_CELLS = 6
 _FADING = 0.8
 # In um per cell; and what each um per cell must add in evidence, squared.
 _SPEEDS_UM = range(-2, 3)
-_LEAST_GAIN = 30.0
+_LEAST_GAIN = 4.0
 # Evidence of all depths together, beside a depth's own: where little fires, the rest of the probe tells.
 _SHARED = 0.1
 # Without any evidence nothing moves; this much per um, squared, is less than one spike says.
-_STILL = 0.01
+_STILL = 0.002
 # Shifts are told in steps of 2 um.
 _STEP_UM = 2
 

@@ -15,6 +15,8 @@ __all__ = ["MovedWhitening", "interpolation"]
 _SMOOTH_UM = 55.0
 # Noise of a contact that its neighbours do not share, as part of its variance.
 _OWN_NOISE = 1e-2
+# At rest an estimate of the shift is so sure.
+_REST_UM = 2
 # Channels of less weight than this part of the largest are left out of a row.
 _LEAST_WEIGHT = 2e-3
 # Matrices that are kept: drift comes back to where it was.
@@ -29,10 +31,14 @@ class MovedWhitening:
     whitening : float array, shape (C, C)
         Of traces that have not moved; rows of zeros are channels that nobody listens to.
     contact_positions_um : float array, shape (C, 2)
+    smooth : bool
+        Whether traces are interpolated at rest, too: units that were learned while the tissue moved look
+        the same wherever it is; those that were learned at rest keep what one contact alone sees.
     """
 
-    def __init__(self, whitening: np.ndarray, contact_positions_um: np.ndarray) -> None:
+    def __init__(self, whitening: np.ndarray, contact_positions_um: np.ndarray, *, smooth: bool) -> None:
         self._whitening = whitening
+        self._smooth = smooth
         self._positions = contact_positions_um
         self._present = np.diagonal(whitening) != 0
         self._interpolations: dict[int, np.ndarray] = {}
@@ -72,6 +78,8 @@ class MovedWhitening:
         return self._kept[key]
 
     def _interpolated(self, step: int) -> np.ndarray:
+        if abs(step) <= _REST_UM and not self._smooth:
+            return np.eye(len(self._positions), dtype=np.float32)
         if step not in self._interpolations:
             shift = np.full(len(self._positions), float(step))
             self._interpolations[step] = interpolation(self._positions, shift, self._present)
@@ -83,8 +91,7 @@ def interpolation(
 ) -> np.ndarray:
     """Predict what contacts would see had the tissue not moved (kriging with a Gaussian covariance).
 
-    The smooth part of the field: what a contact alone sees would not move with the rest. It is taken away at
-    a shift of 0 too, so that units look the same wherever the tissue is.
+    The smooth part of the field: what a contact alone sees does not move with the rest.
 
     Parameters
     ----------

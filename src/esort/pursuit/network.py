@@ -50,6 +50,8 @@ class PursuitNetwork(SpikeNetwork):
         Temporal components that whole footprints mostly consist of; only learning needs them.
     follows : bool
         Whether sorting follows the drift of the tissue along the probe, see `esort.pursuit.following`.
+    moved : bool
+        Whether the tissue moved while the units were learned, see `esort.pursuit.moving`.
     **sizes
         See `SpikeNetwork`.
     """
@@ -80,6 +82,7 @@ class PursuitNetwork(SpikeNetwork):
         num_head_channels: int = 14,
         num_components: int = 1,
         follows: bool = False,
+        moved: bool = False,
         **sizes: int,
     ) -> None:
         super().__init__(**sizes)
@@ -88,6 +91,7 @@ class PursuitNetwork(SpikeNetwork):
         self.footprint_before = footprint_before
         self.num_head_channels = num_head_channels
         self.follows = bool(follows)
+        self.moved = bool(moved)
         members = min(num_footprint_channels, self.num_channels)
         heads = min(num_head_channels, self.num_channels)
         self.register_buffer("lowpass", torch.zeros(lowpass_samples))
@@ -132,6 +136,7 @@ class PursuitNetwork(SpikeNetwork):
             "num_head_channels": self.heads.shape[1],
             "num_components": self.basis.shape[0],
             "follows": self.follows,
+            "moved": self.moved,
         }
 
     @property
@@ -177,12 +182,12 @@ class PursuitNetwork(SpikeNetwork):
 
     def resting_whitening(self) -> np.ndarray:
         """Whitening of traces where the tissue has not moved, float32 (C, C)."""
-        whitening = self.whitening.cpu().numpy()
-        if not self.follows:
-            return whitening
-        return MovedWhitening(whitening, self.positions.cpu().double().numpy()).matrix(
-            np.zeros(1), np.zeros(1)
-        )
+        return self.moved_whitening().matrix(np.zeros(1), np.zeros(1))
+
+    def moved_whitening(self) -> MovedWhitening:
+        """Whitening of traces wherever the tissue is."""
+        positions = self.positions.cpu().double().numpy()
+        return MovedWhitening(self.whitening.cpu().numpy(), positions, smooth=self.moved)
 
     def filtered(self, traces: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:
         """Band-pass and decimate: (N, C) in µV, or as stored with gains (C,), to float32 (C, T)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -48,6 +49,7 @@ def fit_by_pursuit(
             if motion.is_any:
                 logger.info("the tissue moves by %d um: learning follows it", motion.range_um)
                 traces = ground.whitened(motion)
+                recipe = replace(recipe, sizes=ground.sizes | {"moved": True})
                 network = first_network(traces, ground.row_labels, positions, recipe)
         network, table = learn_units(network, traces, ground.row_labels, recipe)
     calibration = calibrate_scores(network, table, traces, ground.row_labels, layout)
