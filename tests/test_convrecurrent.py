@@ -7,10 +7,11 @@ from learning_data import make_toy
 from torch import nn
 
 from esort.convrecurrent import ConvRecurrentNetwork
+from esort.dense_network import DenseNetwork
 from esort.examples import ExampleSpec, SpikeExamples
 from esort.lightning import masked_loss
 from esort.matched import start_from_labels
-from esort.network import DenseNetwork, NetworkSpec, build_network
+from esort.network import NetworkSpec, build_network
 from esort.windows import Window
 
 SIZES = {"num_channels": 5, "num_units": 3, "window_samples": 24, "peak_offset_samples": 10}

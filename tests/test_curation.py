@@ -11,7 +11,7 @@ from spikeinterface.core import NumpyRecording, NumpySorting
 
 from esort.curation import check_groups, curated, curation_groups
 from esort.nwb import Session, write_nwb
-from esort.recordings import open_sorting
+from esort.sortings import open_sorting
 from esort.teacher import Teacher
 
 pytestmark = pytest.mark.filterwarnings("ignore:The extractor is not serializable")

@@ -7,7 +7,8 @@ import pytest
 from entries import run
 from spikeinterface.core import NumpyRecording
 
-from esort.executor import RayExecutor, ThreadExecutor
+from esort.executor import ThreadExecutor
+from esort.ray_executor import RayExecutor
 from esort.sorter import Sorter
 
 

@@ -20,7 +20,7 @@ from esort import exports
 from esort.exports import EXPORTS, Exportable, check_exports, remove_exports, write_exports
 from esort.nwb import Session
 from esort.preprocessing import Preprocessing
-from esort.recordings import open_sorting
+from esort.sortings import open_sorting
 from esort.teacher import Teacher
 
 pytestmark = pytest.mark.filterwarnings("ignore:The extractor is not serializable")

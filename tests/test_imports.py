@@ -17,14 +17,14 @@ FLOORS = [
     for floor in (
         "files locks style",
         "postprocess network labelled_spikes labels probes tracker tracking",
-        "recordings contacts curation formats phy_tables artifacts extrema blanking stretches handling "
-        "resampling interpolation defects label_pairs preprocessing health prepared simulation windows "
-        "examples matched card checkpoint footprints events results excerpt symptoms "
-        "admission convrecurrent fairness label_curve label_plan",
+        "recordings sortings contacts curation formats phy_tables artifacts extrema blanking stretches "
+        "handling resampling interpolation defects label_pairs preprocessing health prepared simulation "
+        "windows examples matched card checkpoint footprints events results excerpt symptoms "
+        "admission dense_network convrecurrent fairness label_curve label_plan",
         "datamodule lightning ranks resume learning answers calibration fitted gradient pursuit training "
         "subject evaluation peers teacher "
-        "teaching detector inference sorter executor buffered stream openephys chunks outcome report traces "
-        "onnx_graph export "
+        "teaching detector inference sorter executor ray_executor buffered stream openephys chunks outcome "
+        "pictures report traces onnx_graph export "
         "grid study_table study_figure cost dashboards "
         "exports nwb phy backbones bootstrap spikeinterface_sorter "
         "inspect doctor page pretrained manifest memory verify",

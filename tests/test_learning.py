@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from learning_data import make_toy
 
+from esort.dense_network import DenseNetwork
 from esort.examples import ExampleSpec, SpikeExamples
 from esort.labels import LabelledSpikes
 from esort.learning import LearningSpec, learn, split_labels
-from esort.network import DenseNetwork
 from esort.windows import Window
 
 SPEC = LearningSpec(

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from learning_data import make_toy
 
 from esort.datamodule import SpikeDataModule
+from esort.dense_network import DenseNetwork
 from esort.examples import ExampleSpec, SpikeExamples
 from esort.lightning import EpochLines, SpikeModule, masked_loss, quiet_lightning
-from esort.network import DenseNetwork
 
 
 def make_network(toy, num_units=3):

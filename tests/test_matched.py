@@ -5,11 +5,11 @@ import pytest
 import torch
 from learning_data import make_toy
 
+from esort.dense_network import DenseNetwork
 from esort.examples import ExampleSpec, SpikeExamples
 from esort.labels import LabelledSpikes
 from esort.lightning import masked_loss
 from esort.matched import start_from_labels
-from esort.network import DenseNetwork
 
 
 def make_examples(toy, per_unit=10, **changes):

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from esort.network import NETWORKS, DenseNetwork, NetworkSpec, SpikeNetwork, build_network, filter_bank
+from esort.dense_network import DenseNetwork, filter_bank
+from esort.network import NETWORKS, NetworkSpec, SpikeNetwork, build_network
 
 SIZES = {"num_channels": 5, "num_units": 3, "window_samples": 12, "peak_offset_samples": 4}
 
@@ -233,7 +234,8 @@ def test_bad_choice_of_a_network(changes, message):
 def test_unknown_network():
     with pytest.raises(ValueError, match="network must be one of .*dense.*, got 'deep'"):
         build_network("deep", SIZES)
-    assert NETWORKS["dense"] is DenseNetwork
+    for name in NETWORKS:
+        assert build_network(name, SIZES).num_units == SIZES["num_units"]
 
 
 def test_choosing_a_network_draws_no_random_number():

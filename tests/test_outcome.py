@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import spikeinterface
 
-from esort import outcome
+from esort import pictures
 from esort.checkpoint import LabelSource, load_checkpoint, save_checkpoint
 from esort.outcome import sort_subject, unlabelled_stretch
 from esort.sorter import Sorter
@@ -157,8 +157,8 @@ def test_the_picture_shows_the_busiest_stretch():
     class Result:
         spikes, sampling_frequency, num_samples = Spikes, 32_000.0, 100_000
 
-    start = outcome._busy_sample(Result, 0)
+    start = pictures._busy_sample(Result, 0)
     assert start < 50_000
     assert start + 0.04 * 32_000 > 50_020
     Spikes.sample_index = np.array([99_990])
-    assert outcome._busy_sample(Result, 0) + 0.04 * 32_000 < 100_000
+    assert pictures._busy_sample(Result, 0) + 0.04 * 32_000 < 100_000

@@ -19,8 +19,8 @@ from esort.recordings import (
     find_nonfinite,
     fingerprint,
     match_channels,
-    open_sorting,
 )
+from esort.sortings import open_sorting
 
 REAL = Path(__file__).parents[2] / "shared" / "real"
 RATE = 20_000.0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from esort.network import DenseNetwork
+from esort.dense_network import DenseNetwork
 
 __all__ = ["ConvRecurrentNetwork"]
 

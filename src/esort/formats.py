@@ -273,3 +273,36 @@ def read(path: Path, fmt: Format, stream_id: str | None, **keywords: Any) -> Any
     except Exception as error:
         reason = re.sub(r"\s+", " ", str(error)).strip()[:400]
         raise ValueError(f"cannot open {path} as {fmt.name}: {type(error).__name__}: {reason}") from error
+
+
+def one_segment(extractor: Any, segment: int | None, path: Path) -> Any:
+    """Choose a segment of a recording or a sorting.
+
+    Parameters
+    ----------
+    extractor : BaseRecording or BaseSorting
+    segment : int or None
+        None: the only one.
+    path : Path
+        Where it lies, for the message.
+
+    Returns
+    -------
+    BaseRecording or BaseSorting
+
+    Raises
+    ------
+    ValueError
+        If there is no such segment, or there are several and none is chosen.
+    """
+    count = extractor.get_num_segments()
+    if segment is not None and segment >= count:
+        raise ValueError(f"{path} has {count} segments: segment must be in 0..{count - 1}, got {segment}")
+    if count == 1:
+        return extractor
+    if segment is None:
+        # Joining them would put false neighbours side by side: spikes, filter and drift do not cross a gap.
+        raise ValueError(
+            f"{path} has {count} segments, which are sorted one by one: give segment=0..{count - 1}"
+        )
+    return extractor.select_segments([segment])

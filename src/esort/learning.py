@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from esort.dense_network import DenseNetwork
 from esort.examples import ExampleSpec, SpikeExamples
 from esort.labels import LabelledSpikes
 from esort.matched import start_from_labels
-from esort.network import DenseNetwork, SpikeNetwork
+from esort.network import SpikeNetwork
 from esort.resume import TrainingFiles, training_digest
 from esort.windows import Window
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from esort.dense_network import DenseNetwork
 from esort.examples import SpikeExamples
-from esort.network import DenseNetwork
 from esort.windows import cut_windows
 
 __all__ = ["start_from_labels"]

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch._higher_order_ops import while_loop
 from torch.nn import functional
 
-from esort.network import DenseNetwork, SpikeNetwork
+from esort.dense_network import DenseNetwork
+from esort.network import SpikeNetwork
 from esort.postprocess import ConflictTable
 from esort.postprocess.checks import as_thresholds
 from esort.postprocess.detect import score_scale
@@ -27,7 +28,7 @@ from esort.postprocess.sliding import maxima_around, pad_time, smooth
 
 __all__ = ["SpikeGraph"]
 
-# Outputs per block of the filter bank, as in `esort.network.filter_bank`.
+# Outputs per block of the filter bank, as in `esort.dense_network.filter_bank`.
 _FILTER_BLOCK = 16
 
 

@@ -18,34 +18,27 @@ from esort.checkpoint import package_versions
 from esort.chunks import CHUNK_S, ChunkFolder, open_saved, save_sorting, sort_in_chunks
 from esort.defects import check_scale
 from esort.evaluation import Scores, score
-from esort.events import true_spikes
 from esort.executor import Executor, ThreadExecutor
 from esort.exports import Exportable, check_exports, remove_exports, write_exports
 from esort.files import new_folder_atomically, sha256_of_file, write_json
-from esort.footprints import estimate_footprints
 from esort.handling import handling_of
 from esort.inference import BLOCK_S, available_cores
 from esort.memory import MemoryLimit, peak_rss_bytes, plan_memory
 from esort.nwb import Session
 from esort.page import REPORT, try_page
-from esort.report import plot_accuracy, plot_probe, plot_reliability
+from esort.pictures import PICTURES, draw_pictures
 from esort.results import CHUNKS, DEFECTS, MANIFEST, RUN, SCORES, SORTING, check_output, set_aside
 from esort.sorter import Sorter, SortResult
 from esort.subject import Subject
-from esort.traces import plot_traces
 
 if TYPE_CHECKING:
-    from spikeinterface.core import BaseRecording, BaseSorting
+    from spikeinterface.core import BaseSorting
 
 __all__ = ["Outcome", "sort_subject", "unlabelled_stretch"]
 
 logger = logging.getLogger(__name__)
 
-_PICTURES = ("traces.png", "probe.png", "accuracy.png", "reliability.png")
-_PICTURE_S = 0.04
 _PROGRESS = "{desc}: {percentage:3.0f}% |{bar}| {n:.0f} of {total:.0f} s of recording, {remaining} left"
-# The stretch that is drawn is looked for among so many spikes.
-_SPIKES_LOOKED_AT = 1_000_000
 # ``run.json`` lists so many of the stretches that were blanked, ``defects.json`` all; a share to warn of.
 _STRETCHES_SHOWN = 100
 _MUCH_BLANKED = 0.05
@@ -197,7 +190,7 @@ def sort_subject(
         executor=executor,
     )
     sorting = _write_sorting(result, folder / SORTING)
-    for name in (MANIFEST, SCORES, DEFECTS, REPORT, *_PICTURES):
+    for name in (MANIFEST, SCORES, DEFECTS, REPORT, *PICTURES):
         (folder / name).unlink(missing_ok=True)  # of the sorting that was replaced
     remove_exports(folder)
     stop_sample = start_sample + result.num_samples
@@ -221,7 +214,7 @@ def sort_subject(
     scores = _score(sorter, subject, sorting, start_sample, stop_sample)
     if scores is not None:
         scores.save(folder / SCORES)
-    pictures = _draw(sorter, subject, result, sorting, scores, folder, start_sample, plan.stretch_s)
+    pictures = draw_pictures(sorter, subject, result, sorting, scores, folder, start_sample, plan.stretch_s)
     if plan.report:
         try_page(folder, subject)
     if exports:
@@ -305,82 +298,6 @@ def _score(
         logger.warning("no scores: the checkpoint's labels came from all that was sorted")
         return None
     return score(subject.ground_truth, sorting, start_sample=first, stop_sample=last)
-
-
-def _draw(
-    sorter: Sorter,
-    subject: Subject,
-    result: SortResult,
-    sorting: BaseSorting,
-    scores: Scores | None,
-    folder: Path,
-    start_sample: int,
-    stretch_s: float,
-) -> list[Path]:
-    """Pictures of what was found; none where nothing was."""
-    if len(result.spikes) == 0 or result.num_samples < result.sampling_frequency * _PICTURE_S:
-        return []
-    traces, probe, accuracy, reliability = (folder / name for name in _PICTURES)
-    filtered = sorter.filtered(subject.recording)
-    matches = {unit.unit_id: unit.matched_unit_id for unit in scores.units} if scores else None
-    plot_traces(
-        filtered,
-        sorting,
-        traces,
-        start_s=_busy_sample(result, start_sample) / result.sampling_frequency,
-        duration_s=_PICTURE_S,
-        ground_truth=subject.ground_truth,
-        matches=matches,
-    )
-    length = min(result.num_samples, round(stretch_s * result.sampling_frequency))
-    _draw_probe(filtered, sorting, scores, probe, start_sample, start_sample + length)
-    if scores is None:
-        return [traces, probe]
-    plot_accuracy(scores.to_dict(), accuracy, signal_to_noise=subject.signal_to_noise or None)
-    _draw_reliability(result, subject, scores, reliability)
-    return [path for path in (traces, probe, accuracy, reliability) if path.exists()]
-
-
-def _draw_reliability(result: SortResult, subject: Subject, scores: Scores, path: Path) -> None:
-    """Whether the stated probabilities are right, on the time that is scored."""
-    assert subject.ground_truth is not None
-    spikes = result.spikes
-    is_true = true_spikes(
-        spikes.sample_index,
-        spikes.unit_index,
-        result.unit_ids,
-        subject.ground_truth,
-        {unit.unit_id: unit.matched_unit_id for unit in scores.units},
-        round(scores.delta_ms * result.sampling_frequency / 1000),
-    )
-    scored = (spikes.sample_index >= scores.start_sample) & (spikes.sample_index < scores.stop_sample)
-    if scored.any():
-        plot_reliability(spikes.probability[scored], is_true[scored], path)
-
-
-def _busy_sample(result: SortResult, start_sample: int) -> int:
-    """Start of a stretch for the picture of the traces: the one that shows most spikes."""
-    samples = result.spikes.sample_index[:_SPIKES_LOOKED_AT]
-    length = int(_PICTURE_S * result.sampling_frequency)
-    counts = np.searchsorted(samples, samples + length) - np.arange(samples.size)
-    # A little before the first of these spikes, so that it is seen whole.
-    start = int(samples[counts.argmax()]) - length // 20
-    return min(max(start, start_sample), start_sample + result.num_samples - length - 1)
-
-
-def _draw_probe(
-    filtered: BaseRecording,
-    sorting: BaseSorting,
-    scores: Scores | None,
-    path: Path,
-    start_sample: int,
-    stop_sample: int,
-) -> None:
-    """Where the units are, coloured by accuracy where it is known."""
-    footprints = estimate_footprints(filtered, sorting, start_sample=start_sample, stop_sample=stop_sample)
-    matched = [unit for unit in scores.units if unit.matched_unit_id is not None] if scores else []
-    values = {unit.matched_unit_id: unit.accuracy for unit in matched}
-    plot_probe(footprints, path, values=values if scores else None)
 
 
 def _progress_bar(blocks: Iterable) -> Iterable:

@@ -1,4 +1,4 @@
-"""Open a recording or a sorting of any format, with a probe and one segment."""
+"""Open a recording of any format, with a probe and one segment."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ import numpy as np
 
 from esort.artifacts import Blanking
 from esort.contacts import attach_probe
-from esort.curation import curated
 from esort.defects import Defects, count_nonfinite, look_over
-from esort.formats import RECORDING_FORMATS, SORTING_FORMATS, Format, find_format, is_simulation, read
+from esort.formats import RECORDING_FORMATS, Format, find_format, is_simulation, one_segment, read
 from esort.handling import marked
 from esort.health import (
     check_finite,
@@ -27,6 +26,7 @@ from esort.health import (
 )
 from esort.interpolation import InterpolatedRecording
 from esort.preprocessing import Preprocessing, noise_levels_uv
+from esort.sortings import open_sorting
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording, BaseSorting
@@ -40,7 +40,6 @@ __all__ = [
     "fingerprint",
     "match_channels",
     "noise_levels_uv",
-    "open_sorting",
 ]
 
 logger = logging.getLogger(__name__)
@@ -153,7 +152,7 @@ class RecordingPath:
         recording = read(path, fmt, self.stream_id, **keywords)
         if not hasattr(recording, "get_traces"):
             raise ValueError(f"{path} holds a {type(recording).__name__}, not a recording")
-        recording = _one_segment(recording, self.segment, path)
+        recording = one_segment(recording, self.segment, path)
         self._compare(recording, path)
         if fmt.name != "raw" and self.gain_to_uv is not None:
             recording.set_channel_gains(self.gain_to_uv)
@@ -249,77 +248,6 @@ class RecordingPath:
         for name, (given, found, same) in differ.items():
             if not same:
                 raise ValueError(f"{path} has {name}={found}, but {name}={given} was given")
-
-
-def open_sorting(
-    path: str | Path,
-    *,
-    format: str = "auto",
-    sampling_frequency: float | None = None,
-    stream_id: str | None = None,
-    segment: int | None = None,
-    groups: Sequence[str] | None = None,
-) -> BaseSorting:
-    """Open a sorting of any format, without the units that whoever curated it called noise.
-
-    Parameters
-    ----------
-    path : path-like
-        File or folder: SpikeInterface's folders, zarr, npz and sorter outputs, phy, Kilosort, NWB, MEArec, a
-        simulation of ours. Other readers of SpikeInterface go by name.
-    format : str
-        "auto" recognises it.
-    sampling_frequency : float, optional
-        In Hz, for NWB units without a recording beside them; otherwise checked.
-    stream_id : str, optional
-        For NWB: the path of the electrical series whose clock the units follow.
-    segment : int, optional
-        Which segment of several.
-    groups : sequence of str, optional
-        Only units of these groups of the curation, see `esort.curation.curated`.
-
-    Returns
-    -------
-    BaseSorting
-        One segment. Units have the names that they had before an export to phy, where it says them.
-
-    Raises
-    ------
-    FileNotFoundError
-        If nothing lies at the path.
-    ValueError
-        If it is no sorting, its rate is another than `sampling_frequency`, or nothing is left of `groups`.
-    """
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise FileNotFoundError(f"no sorting at {path}: no such file or folder")
-    fmt = find_format(path, format, SORTING_FORMATS, "sorting")
-    clock = {"sampling_frequency": sampling_frequency} if fmt.name == "nwb" else {}
-    sorting = read(path, fmt, stream_id, **clock)
-    if not hasattr(sorting, "get_unit_spike_train"):
-        raise ValueError(f"{path} holds a {type(sorting).__name__}, not a sorting")
-    if sampling_frequency is not None and not math.isclose(
-        sorting.sampling_frequency, sampling_frequency, rel_tol=1e-3
-    ):
-        raise ValueError(
-            f"{path} is a sorting at {sorting.sampling_frequency:g} Hz, "
-            f"but the recording has {sampling_frequency:g} Hz"
-        )
-    return curated(_one_segment(sorting, segment, path), path, groups)
-
-
-def _one_segment(extractor: Any, segment: int | None, path: Path) -> Any:
-    count = extractor.get_num_segments()
-    if segment is not None and segment >= count:
-        raise ValueError(f"{path} has {count} segments: segment must be in 0..{count - 1}, got {segment}")
-    if count == 1:
-        return extractor
-    if segment is None:
-        # Joining them would put false neighbours side by side: spikes, filter and drift do not cross a gap.
-        raise ValueError(
-            f"{path} has {count} segments, which are sorted one by one: give segment=0..{count - 1}"
-        )
-    return extractor.select_segments([segment])
 
 
 def _check_number(

@@ -14,7 +14,7 @@ import numpy as np
 
 from esort.curation import check_groups
 from esort.peers import SORTERS, run_sorter_on, sorter_class
-from esort.recordings import open_sorting
+from esort.sortings import open_sorting
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording, BaseSorting

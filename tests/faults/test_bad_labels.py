@@ -11,7 +11,7 @@ from spikeinterface.core import NumpySorting
 
 from esort.label_pairs import suspicious_labels
 from esort.labels import LabelBudget, LabelledSpikes, select_labels
-from esort.recordings import open_sorting
+from esort.sortings import open_sorting
 from esort.teacher import Teacher
 from esort.teaching import draw_labels
 

@@ -16,8 +16,9 @@ from test_fuzz import with_card
 from esort.admission import check_extractor, check_hdf5, check_plain_python, check_plain_yaml
 from esort.checkpoint import MAX_FILE_BYTES, CheckpointError, load_checkpoint, weights_digest
 from esort.contacts import read_probe
-from esort.recordings import RecordingPath, open_sorting
+from esort.recordings import RecordingPath
 from esort.sorter import Sorter
+from esort.sortings import open_sorting
 
 
 class Bomb:

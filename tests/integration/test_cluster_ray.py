@@ -71,7 +71,7 @@ def assert_same(found, wanted):
 
 
 def test_a_node_that_cannot_open_the_recording_is_named(cluster, trained_pursuit, recording):
-    from esort.executor import RayExecutor
+    from esort.ray_executor import RayExecutor
     from esort.recordings import RecordingPath
     from esort.sorter import Sorter
 
