@@ -89,8 +89,8 @@ class MotionEvidence:
 
     @property
     def rows_behind(self) -> int:
-        """Rows of scores before an event's that its evidence looks at."""
-        return _ROWS_BEFORE
+        """Rows of scores before an event's that its evidence looks at, also at the end of a cell."""
+        return max(_ROWS_BEFORE, _NUM_ROWS - self.rows_ahead)
 
     @property
     def rows_ahead(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from threading import Lock
 
 import numpy as np
 
@@ -43,6 +44,7 @@ class MovedWhitening:
         self._present = np.diagonal(whitening) != 0
         self._interpolations: dict[int, np.ndarray] = {}
         self._kept: OrderedDict[bytes, SparseRows] = OrderedDict()
+        self._lock = Lock()
 
     def matrix(self, depths_um: np.ndarray, shift_um: np.ndarray) -> np.ndarray:
         """Matrix for a shift at some depths, linear in between, in steps of 2 um.
@@ -68,14 +70,15 @@ class MovedWhitening:
         return matrix
 
     def rows(self, depths_um: np.ndarray, shift_um: np.ndarray) -> SparseRows:
-        """Do as `matrix`, for the CPU."""
+        """Do as `matrix`, for the CPU; from any thread."""
         key = np.asarray(shift_um).tobytes()
-        if key not in self._kept:
-            self._kept[key] = SparseRows(self.matrix(depths_um, shift_um))
-        self._kept.move_to_end(key)
-        while len(self._kept) > _MOST_KEPT:
-            self._kept.popitem(last=False)
-        return self._kept[key]
+        with self._lock:  # what one thread has found another may be about to forget
+            if key not in self._kept:
+                self._kept[key] = SparseRows(self.matrix(depths_um, shift_um))
+            self._kept.move_to_end(key)
+            while len(self._kept) > _MOST_KEPT:
+                self._kept.popitem(last=False)
+            return self._kept[key]
 
     def _interpolated(self, step: int) -> np.ndarray:
         if abs(step) <= _REST_UM and not self._smooth:
