@@ -7,9 +7,10 @@ import pytest
 from pursuit_data import FOOTPRINT_SAMPLES, add_spike, footprints, make_network, planted
 
 from esort.calibration import MIN_ACCURACY
-from esort.pursuit.calibration import calibrate_scores, typical_amplitude
-from esort.pursuit.explain import explain
-from esort.pursuit.injection import distance, inject
+from esort.pursuit.calibration import calibrate_scores
+from esort.pursuit.coincidence import count_remains
+from esort.pursuit.explain import Events, explain
+from esort.pursuit.injection import distance, inject, typical_amplitude
 from esort.pursuit.learning import RowLabels, score_thresholds
 from esort.pursuit.overlaps import conflict_table
 
@@ -215,3 +216,52 @@ def test_distance():
     others = np.array([1.0, 5.0])
     np.testing.assert_array_equal(distance(np.array([0.0, 2.9, 3.1, 9.0]), others), [1, 1.9, 1.9, 4])
     assert np.isinf(distance(np.array([3.0]), np.zeros(0))).all()
+
+
+def counted(times_of_small, times_of_large, energies=(25.0, 400.0)):
+    """Remains among events of unit 0, of the score 30, beside those of unit 1."""
+    time = np.concatenate([times_of_small, times_of_large])
+    unit_index = np.repeat([0, 1], [len(times_of_small), len(times_of_large)])
+    order = np.argsort(time, kind="stable")
+    events = Events(
+        time=time[order],
+        unit_index=unit_index[order],
+        score=np.full(len(time), 30.0),
+        amplitude=np.ones(len(time)),
+    )
+    return count_remains(
+        events,
+        np.ones(len(time), dtype=bool),
+        conflict_table(network_of([9.0, 9.0])),
+        np.array(energies),
+        np.array([[0.0, 20.0, 40.0], [0.0, 20.0, 40.0]]),
+        num_rows=160_000,
+        rate_hz=16_000.0,
+    )
+
+
+def test_events_beside_larger_spikes_beyond_chance_are_remains():
+    rng = np.random.default_rng(0)
+    large = np.sort(rng.uniform(0, 160_000, 500))
+    small = rng.uniform(0, 160_000, 200)
+    assert counted(np.sort(small), large).max() <= 3
+    beside = rng.choice(large, 100, replace=False) + rng.uniform(-10, 10, 100)
+    found = counted(np.sort(np.concatenate([small, beside])), large)
+    np.testing.assert_allclose(found[0, :2], 85, atol=15)
+    assert found[0, 2] == 0  # no score reaches it
+    assert (found[1] == 0).all()  # the small do not leave the large ones behind
+
+
+def test_spikes_of_the_same_size_leave_no_remains():
+    times = np.arange(100.0, 160_000, 500)
+    assert (counted(times, times + 3, energies=(25.0, 50.0)) == 0).all()
+
+
+def test_larger_spikes_without_end():
+    """Nearly all the time is beside one: then nothing can be told, and nothing breaks."""
+    found = counted(np.arange(5.0, 160_000, 400), np.arange(0.0, 160_000, 20))
+    assert np.isfinite(found).all()
+
+
+def test_no_events_no_remains():
+    assert (counted(np.zeros(0), np.zeros(0)) == 0).all()

@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import log_ndtr
 
 from esort.calibration import MIN_ACCURACY, Calibration
 from esort.detector import UnitTables
 from esort.postprocess import ConflictTable
+from esort.pursuit.coincidence import count_remains
 from esort.pursuit.explain import Events, excess, explain, residual
-from esort.pursuit.injection import Answers, distance, inject
+from esort.pursuit.injection import Answers, distance, inject, typical_amplitude
 from esort.pursuit.learning import RowLabels, score_thresholds
 from esort.pursuit.matching import match_events
 from esort.pursuit.network import PursuitNetwork
@@ -21,7 +21,7 @@ from esort.pursuit.overlaps import conflict_table
 if TYPE_CHECKING:
     from esort.pursuit.recipe import Layout
 
-__all__ = ["calibrate_scores", "typical_amplitude"]
+__all__ = ["calibrate_scores"]
 
 # Shares of the score of a typical spike that are tried as thresholds, K of them.
 _SHARES = np.linspace(0, 0.8, 33)
@@ -33,11 +33,6 @@ _LEAST_RECALL = 0.5
 _MATCH_MS = 0.5
 # Steps of the excess of a score in which false events are counted.
 _EXCESSES = np.linspace(0, 0.9, 19)
-# Amplitudes that are tried; labels tell the typical one so well, and spikes of a unit differ by so much.
-_AMPLITUDES = np.linspace(0.5, 1.4, 91)
-_OF_LABELS, _LABELS_WITHIN, _SPREAD = 0.15, (0.6, 1.2), 0.05
-# Larger ones are spikes of another unit.
-_LARGEST = 1.7
 # False spikes are proportional to the true ones of other units: a few rounds settle how many these are.
 _ROUNDS = 4
 # Accuracies that differ less are the same: few events tell them.
@@ -54,12 +49,12 @@ def calibrate_scores(
     """Choose each unit's threshold by the accuracy that is to be expected.
 
     *False events:* noise is as often upside down as not and then holds no spike, so what is found in it is
-    false; so is a unit that answers to a spike of another unit that was put into the traces, and what units
-    find in addition once others are left out. *Spikes that are missed:* the typical amplitude of a unit's
-    spikes is estimated from the events that reach its least threshold, knowing that smaller ones were cut
-    off, and spikes of that size are put in. How many spikes a unit has is what makes true, false and missed
-    ones together the events that are there. Events at a unit's own labels are no evidence for it, for its
-    footprint was made of them, their noise included.
+    false; so is a unit that answers to a spike of another unit that was put into the traces, what a unit
+    finds beside larger spikes beyond chance, and what it finds in addition once others are left out.
+    *Spikes that are missed:* the typical amplitude of a unit's spikes is estimated from the events that reach
+    its least threshold, knowing that smaller ones were cut off, and spikes of that size are put in. How many
+    spikes a unit has is what makes true, false and missed ones together the events that are there. Events at
+    a unit's own labels are no evidence for it, for its footprint was made of them, their noise included.
 
     Parameters
     ----------
@@ -82,7 +77,8 @@ def calibrate_scores(
     noise = explain(network, table, left, base, exclusion_rows=layout.exclusion_rows)
     del left
     seconds = whitened.shape[1] / layout.rate_hz
-    recalled, evidence, at_labels = _apart(events, labels, energies, _MATCH_MS * layout.rate_hz / 1000)
+    recalled, at_evidence, at_labels = _apart(events, labels, energies, _MATCH_MS * layout.rate_hz / 1000)
+    evidence = events.chosen(at_evidence)
     amplitudes = np.array(
         [
             typical_amplitude(
@@ -99,8 +95,17 @@ def calibrate_scores(
     grid = np.maximum(_SHARES * energies[:, None] / 2, base[:, None])  # (U, K)
     found = _counts(evidence.unit_index, evidence.score, grid)  # (U, K)
     labelled = recalled * labels.counts()
+    remains = count_remains(
+        events,
+        at_evidence,
+        table,
+        energies,
+        grid,
+        num_rows=whitened.shape[1],
+        rate_hz=layout.rate_hz,
+    )
     num_spikes, false, recall = _spikes_of(
-        answers, grid, found, _counts(noise.unit_index, noise.score, grid), labelled
+        answers, grid, found, _counts(noise.unit_index, noise.score, grid), remains, labelled
     )
 
     def outcome(freed: np.ndarray) -> Calibration:
@@ -173,36 +178,6 @@ def _freed(
     return replace(chosen, unit_index=rest[chosen.unit_index])
 
 
-def typical_amplitude(amplitudes: np.ndarray, least: float, at_labels: float, energy: float) -> float:
-    """Likeliest amplitude of a unit's spikes when only those above a limit were seen.
-
-    A normal distribution cut off at the limit, its width that of noise; the labels' amplitude is what one
-    would think beforehand. Labels alone say too much: a footprint contains their noise.
-
-    Parameters
-    ----------
-    amplitudes : float array, shape (S,)
-        Of the unit's events, in units of its footprint.
-    least : float
-        The limit.
-    at_labels : float
-        Amplitude of the labelled spikes.
-    energy : float
-        Of the unit's detector; its inverse is the variance of an amplitude by noise.
-
-    Returns
-    -------
-    float
-        From 0.5 to 1.4.
-    """
-    width = np.sqrt(1 / max(energy, 1e-9) + _SPREAD**2)
-    seen = amplitudes[amplitudes < _LARGEST][:, None]
-    beforehand = (_AMPLITUDES - np.clip(at_labels, *_LABELS_WITHIN)) / _OF_LABELS
-    likelihood = -0.5 * beforehand**2 - 0.5 * np.square((seen - _AMPLITUDES) / width).sum(axis=0)
-    likelihood -= len(seen) * log_ndtr((_AMPLITUDES - least) / width)
-    return float(_AMPLITUDES[likelihood.argmax()])
-
-
 def _chosen(accuracy: np.ndarray) -> np.ndarray:
     """The lowest threshold that is about as good as the best, (U, K) to (U,)."""
     good: np.ndarray = accuracy >= accuracy.max(axis=1, keepdims=True) - _ABOUT
@@ -210,7 +185,12 @@ def _chosen(accuracy: np.ndarray) -> np.ndarray:
 
 
 def _spikes_of(
-    answers: Answers, grid: np.ndarray, found: np.ndarray, noise: np.ndarray, labelled: np.ndarray
+    answers: Answers,
+    grid: np.ndarray,
+    found: np.ndarray,
+    noise: np.ndarray,
+    remains: np.ndarray,
+    labelled: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """How many spikes each unit has, (U,), and at each threshold false events and recall, (U, K).
 
@@ -223,7 +203,8 @@ def _spikes_of(
     for _ in range(_ROUNDS):
         per_spike = (spikes + labelled) / np.maximum(answers.put_in, 1)  # (U,)
         weight = per_spike[answers.source]
-        false = noise + _counts(answers.false_unit, answers.false_score, grid, weight)
+        others = _counts(answers.false_unit, answers.false_score, grid, weight)
+        false = noise + np.maximum(others, remains)  # in part the same
         variance = steps + 1 + np.square(_UNSURE * _between(false))
         fitted = (share * (steps - _between(false)) / variance).sum(axis=1)
         spikes = np.maximum(fitted / np.maximum((share**2 / variance).sum(axis=1), 1e-9), 0)
@@ -237,15 +218,15 @@ def _between(counts: np.ndarray) -> np.ndarray:
 
 def _apart(
     events: Events, labels: RowLabels, energies: np.ndarray, tolerance: float
-) -> tuple[np.ndarray, Events, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Look for each unit's labels among its events.
 
     Returns
     -------
     recalled : float array, shape (U,)
         Which part of the labels is found.
-    evidence : Events
-        Those that are at no label of their unit.
+    evidence : bool array, shape (S,)
+        Events that are at no label of their unit.
     amplitude : float array, shape (U,)
         Median over the labels; one that is not found counts as 0.
     """
@@ -260,7 +241,7 @@ def _apart(
         if len(wanted):
             sizes = events.score[own[matched]] / max(energies[unit_index], 1e-9) + 0.5
             amplitude[unit_index] = np.median(np.append(sizes, np.zeros(len(missed))))
-    return recalled, events.chosen(kept), amplitude
+    return recalled, kept, amplitude
 
 
 def _counts(
