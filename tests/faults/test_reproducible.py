@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -237,13 +238,9 @@ def test_a_recording_is_opened_again_from_anywhere(tmp_path, monkeypatch):
     (tmp_path / "probe.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     spec = RecordingPath(path="x.raw", probe="probe.json", dtype="int16", num_channels=2)
-    assert how_to_open(spec, "/data/x.raw") == {
-        "path": "/data/x.raw",
-        "format": "auto",
-        "probe": str(tmp_path / "probe.json"),
-        "dtype": "int16",
-        "num_channels": 2,
-    }
+    again = how_to_open(spec, "/data/x.raw")
+    assert RecordingPath(**again) == replace(spec, path="/data/x.raw", probe=str(tmp_path / "probe.json"))
+    assert json.loads(json.dumps(again)) == again
 
 
 @pytest.mark.slow
