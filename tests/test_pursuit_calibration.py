@@ -9,9 +9,10 @@ from pursuit_data import FOOTPRINT_SAMPLES, add_spike, footprints, make_network,
 from esort.calibration import MIN_ACCURACY
 from esort.pursuit.calibration import calibrate_scores
 from esort.pursuit.coincidence import count_remains
+from esort.pursuit.examples import RowLabels
 from esort.pursuit.explain import Events, explain
 from esort.pursuit.injection import distance, inject, typical_amplitude
-from esort.pursuit.learning import RowLabels, score_thresholds
+from esort.pursuit.learning import score_thresholds
 from esort.pursuit.overlaps import conflict_table
 
 # Of the layout only these are looked at.

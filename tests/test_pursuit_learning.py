@@ -14,8 +14,9 @@ from pursuit_data import (
     planted,
 )
 
+from esort.pursuit.examples import RowLabels
 from esort.pursuit.explain import explain
-from esort.pursuit.learning import RowLabels, first_network, learn_units, score_thresholds
+from esort.pursuit.learning import first_network, learn_units, score_thresholds
 from esort.pursuit.recipe import Layout, Recipe
 from esort.pursuit.shifting import shifted
 

@@ -11,9 +11,10 @@ from esort.calibration import MIN_ACCURACY, Calibration
 from esort.detector import UnitTables
 from esort.postprocess import ConflictTable
 from esort.pursuit.coincidence import count_remains
+from esort.pursuit.examples import RowLabels
 from esort.pursuit.explain import Events, excess, explain, residual
 from esort.pursuit.injection import Answers, distance, inject, typical_amplitude
-from esort.pursuit.learning import RowLabels, score_thresholds
+from esort.pursuit.learning import score_thresholds
 from esort.pursuit.matching import match_events
 from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.overlaps import conflict_table

@@ -17,9 +17,9 @@ from esort.inference import map_in_threads, one_thread_each
 from esort.labels import LabelledSpikes
 from esort.prepared import PreparedRecording, prepare
 from esort.pursuit.bandpass import Bandpass, reduction
+from esort.pursuit.examples import RowLabels
 from esort.pursuit.explain import exclusion_rows
 from esort.pursuit.following import Motion, can_follow
-from esort.pursuit.learning import RowLabels
 from esort.pursuit.motion import CELL_S
 from esort.pursuit.moving import MovedWhitening
 from esort.pursuit.network import PursuitNetwork

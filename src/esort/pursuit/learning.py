@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from esort.inference import map_in_threads
 from esort.postprocess import ConflictTable
+from esort.pursuit.examples import RowLabels, windows_at
 from esort.pursuit.explain import Events, explain, residual
 from esort.pursuit.matching import match_events
 from esort.pursuit.network import PursuitNetwork
@@ -17,7 +17,7 @@ from esort.pursuit.overlaps import conflict_table
 from esort.pursuit.recipe import TAPER_MS, Layout, Recipe
 from esort.pursuit.shifting import shifted
 
-__all__ = ["RowLabels", "first_network", "learn_units", "mean_footprints", "score_thresholds"]
+__all__ = ["first_network", "learn_units", "mean_footprints", "score_thresholds"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,23 +42,6 @@ _MIN_FREE = 4
 _MOST_LEFT, _LARGE = 1.6, 0.05
 # In rows: smaller offsets between labels and events are noise.
 _LATE = 0.1
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RowLabels:
-    """Labelled spikes in rows of the reduced rate."""
-
-    time: np.ndarray
-    unit_index: np.ndarray
-    num_units: int
-
-    def counts(self) -> np.ndarray:
-        """Labels of each unit, (U,)."""
-        return np.bincount(self.unit_index, minlength=self.num_units)
-
-    def of_unit(self, unit_index: int) -> np.ndarray:
-        """Times of one unit's labels."""
-        return self.time[self.unit_index == unit_index]
 
 
 def score_thresholds(energies: np.ndarray) -> np.ndarray:
@@ -141,7 +124,7 @@ def mean_footprints(
     """
     channels = _footprint_channels(whitened, labels, contact_positions_um, layout)
     footprints = [
-        _typical(_windows(whitened, _evenly(labels.of_unit(unit_index)), channels[unit_index], layout))
+        _typical(windows_at(whitened, _evenly(labels.of_unit(unit_index)), channels[unit_index], layout))
         for unit_index in range(labels.num_units)
     ]
     return torch.stack(footprints), channels
@@ -195,7 +178,7 @@ def _footprint_channels(
     reach = round(_CENTRE_MS * layout.rate_hz / 1000)
     channels = np.zeros((labels.num_units, min(layout.num_footprint_channels, num_channels)), dtype=np.int64)
     for unit_index in range(labels.num_units):
-        waveform = _typical(_windows(whitened, _evenly(labels.of_unit(unit_index)), every, layout)).numpy()
+        waveform = _typical(windows_at(whitened, _evenly(labels.of_unit(unit_index)), every, layout)).numpy()
         # Elsewhere in the window a larger spike of another unit may lie.
         centre = waveform[:, layout.footprint_before - reach : layout.footprint_before + reach + 1]
         peak = np.square(centre).sum(axis=1).argmax()
@@ -210,18 +193,6 @@ def _evenly(values: np.ndarray) -> np.ndarray:
         return values
     chosen: np.ndarray = values[np.linspace(0, len(values) - 1, _MAX_EVENTS).astype(int)]
     return chosen
-
-
-def _windows(traces: np.ndarray, time: np.ndarray, channels: np.ndarray, layout: Layout) -> torch.Tensor:
-    """Traces around events, moved to a common phase: (n, M, L)."""
-    row = np.rint(time).astype(np.int64)
-    start = row - layout.footprint_before
-    inside = (start >= 0) & (start + layout.footprint_samples <= traces.shape[1])
-    start, time, row = start[inside], time[inside], row[inside]
-    windows = np.empty((len(start), len(channels), layout.footprint_samples), dtype=np.float32)
-    for position, first in enumerate(start):
-        windows[position] = traces[channels, first : first + layout.footprint_samples]
-    return shifted(torch.from_numpy(windows), torch.from_numpy(row - time)[:, None])
 
 
 def _typical(windows: torch.Tensor) -> torch.Tensor:
@@ -258,7 +229,7 @@ def _refine(
         at_labels = own[matched]
         parts = [_restored(left, events, _evenly(at_labels), footprint, channels, layout)[0]]
         if len(missed):
-            parts.append(_windows(left, _evenly(missed), channels, layout))
+            parts.append(windows_at(left, _evenly(missed), channels, layout))
         examples = torch.cat(parts)
         mean = examples.mean(dim=0) if free else _typical(examples)
         count = float(len(examples))
@@ -295,7 +266,7 @@ def _restored(
     start = np.rint(events.time[chosen]) - layout.footprint_before
     chosen = chosen[(start >= 0) & (start + layout.footprint_samples <= left.shape[1])]
     amplitude = torch.from_numpy(events.amplitude[chosen])
-    remains = _windows(left, events.time[chosen], channels, layout)
+    remains = windows_at(left, events.time[chosen], channels, layout)
     energy = footprint.square()  # (M, L)
     large = energy > energy.max() * _LARGE
     typical = remains[:, large].square().mean(dim=1)
