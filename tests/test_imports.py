@@ -19,7 +19,7 @@ FLOORS = [
         "postprocess network labelled_spikes labels probes tracker tracking",
         "recordings sortings contacts curation formats phy_tables artifacts extrema blanking stretches "
         "handling resampling interpolation defects label_pairs preprocessing health prepared simulation "
-        "windows examples matched card checkpoint footprints events results excerpt symptoms "
+        "windows examples matched card checkpoint footprints events results motion excerpt symptoms "
         "admission dense_network convrecurrent fairness label_curve label_plan",
         "datamodule lightning ranks resume learning answers calibration fitted gradient pursuit training "
         "subject evaluation peers teacher "
@@ -28,7 +28,7 @@ FLOORS = [
         "grid study_table study_figure cost dashboards "
         "exports nwb phy backbones bootstrap spikeinterface_sorter "
         "inspect doctor page pretrained manifest memory verify",
-        "experiment plan runs sweep jobs study worker command optimise",
+        "experiment plan runs sweep jobs study worker command optimise search",
     )
 ]
 # These import nothing of esort's but the file helpers and parts of themselves.
@@ -43,8 +43,8 @@ ALONE = {
 ONLY_IN = {
     "wandb": {"tracking"},
     "MEArec": {"simulation"},
-    "optuna": {"optimise"},
-    "hydra": {"experiment", "plan", "runs", "sweep", "jobs", "command", "optimise"},
+    "optuna": {"optimise", "search"},
+    "hydra": {"experiment", "plan", "runs", "sweep", "jobs", "command", "optimise", "search"},
     "omegaconf": {"experiment", "plan", "runs", "sweep", "jobs", "study", "worker", "command", "optimise"},
 }
 # What costs seconds to import, or binds arrays to one library, does not come in by the front door.

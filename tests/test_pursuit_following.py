@@ -16,7 +16,7 @@ from esort.evaluation import score
 from esort.executor import ThreadExecutor
 from esort.fitted import TrainingSettings
 from esort.handling import marked
-from esort.inference import window_of
+from esort.inference import block_samples, window_of
 from esort.learning import LearningSpec
 from esort.network import NetworkSpec
 from esort.preprocessing import Preprocessing
@@ -102,6 +102,11 @@ def assert_same(spikes, expected):
         np.testing.assert_array_equal(found, wanted)
 
 
+def assert_same_motion(found, expected):
+    for name in ("times_s", "depths_um", "shift_um"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
 def part_of(spikes, start, stop):
     inside = (spikes.sample_index >= start) & (spikes.sample_index < stop)
     return type(spikes)(*(values[inside] for values in arrays(spikes)))
@@ -124,13 +129,26 @@ def test_the_motion_is_found(sorter, toy, filtered):
     assert np.sqrt(np.mean(off**2)) <= 1.5
 
 
+def test_sorting_tells_how_the_tissue_moved(sorter, toy, whole):
+    """From what came before alone: later than `motion_of` by a moment."""
+    motion = whole.motion
+    cell_s = block_samples(sorter.network, RATE) / RATE
+    np.testing.assert_allclose(motion.times_s, cell_s * (np.arange(33) + 0.5))
+    assert motion.shift_um.dtype == np.int64
+    off = off_by(motion.shift_um[:, 0], toy)
+    assert np.sqrt(np.mean(off[2:] ** 2)) <= 3
+    assert 34 <= motion.range_um <= 46
+
+
 def test_following_finds_what_moves(sorter, toy, whole, tmp_path):
     followed = accuracy(toy, whole)
     assert followed > 0.93
     stuck = learn(toy, tmp_path, follows=False)
     assert stuck.follower() is None
     assert stuck.network.follows is False
-    assert followed > accuracy(toy, stuck.sort(toy.recording())) + 0.2
+    result = stuck.sort(toy.recording())
+    assert result.motion is None
+    assert followed > accuracy(toy, result) + 0.2
 
 
 def test_a_recording_that_rests_is_sorted_as_without_following(still, tmp_path):
@@ -138,7 +156,9 @@ def test_a_recording_that_rests_is_sorted_as_without_following(still, tmp_path):
     assert follows.network.follows is True
     motion = motion_of(follows.network, filtered_by(follows, still), RATE / follows.network.stride)
     assert not motion.is_any
-    found = accuracy(still, follows.sort(still.recording()))
+    result = follows.sort(still.recording())
+    assert result.motion.range_um == 0
+    found = accuracy(still, result)
     assert found > 0.95
     without = learn(still, tmp_path, follows=False).sort(still.recording())
     assert found == pytest.approx(accuracy(still, without), abs=0.01)
@@ -152,9 +172,29 @@ def test_the_same_for_any_number_of_workers(sorter, toy, whole, num_workers):
 @pytest.mark.parametrize(("start_s", "stop_s"), [(0, 1), (0.49, 7.3), (2.999, 16), (9.51, 13.2), (15.9, 16)])
 def test_a_stretch_has_the_spikes_of_the_whole(sorter, toy, whole, start_s, stop_s):
     start, stop = round(start_s * RATE) + 1, round(stop_s * RATE)
-    found = sorter.sort(toy.recording(), start_sample=start, stop_sample=stop).spikes
-    for one, other in zip(arrays(found), arrays(part_of(whole.spikes, start, stop)), strict=True):
+    found = sorter.sort(toy.recording(), start_sample=start, stop_sample=stop)
+    for one, other in zip(arrays(found.spikes), arrays(part_of(whole.spikes, start, stop)), strict=True):
         np.testing.assert_array_equal(one, other)
+    times_s = whole.motion.times_s
+    half = block_samples(sorter.network, RATE) / RATE / 2
+    touching = (times_s + half > start / RATE) & (times_s - half < stop / RATE)
+    assert touching.any()
+    np.testing.assert_array_equal(found.motion.times_s, times_s[touching])
+    np.testing.assert_array_equal(found.motion.shift_um, whole.motion.shift_um[touching])
+
+
+def test_nothing_sorted_is_no_motion(sorter, toy):
+    assert sorter.sort(toy.recording(), start_sample=5000, stop_sample=5000).motion is None
+
+
+def test_motion_of_a_recording_of_another_rate(sorter, toy, whole):
+    """Its times are those of the recording."""
+    from spikeinterface.preprocessing import resample
+
+    other = marked(resample(toy.recording(), 30_000), resample=True)
+    motion = sorter.sort(other, stop_sample=30_000 * 6).motion
+    np.testing.assert_allclose(motion.times_s, whole.motion.times_s[:13], atol=1e-4)
+    assert np.abs(motion.shift_um - whole.motion.shift_um[:13]).max() <= 4
 
 
 @pytest.mark.parametrize("chunk_s", [0.7, 5.0])
@@ -163,6 +203,25 @@ def test_chunks_have_the_spikes_of_the_whole(sorter, toy, whole, chunk_s, tmp_pa
         sorter, toy.recording(), ChunkFolder(tmp_path, {}), executor=ThreadExecutor(chunk_s=chunk_s)
     )
     assert_same(found.spikes, whole.spikes)
+    assert_same_motion(found.motion, whole.motion)
+
+
+def test_motion_survives_an_interruption(sorter, toy, tmp_path):
+    def stopping(blocks):
+        for number, block in enumerate(blocks):
+            if number == 11:
+                raise KeyboardInterrupt
+            yield block
+
+    recording = toy.recording().frame_slice(0, round(9 * RATE))
+    executor, chunks = ThreadExecutor(chunk_s=2.2), ChunkFolder(tmp_path, {})
+    with pytest.raises(KeyboardInterrupt):
+        sort_in_chunks(sorter, recording, chunks, executor=executor, progress=stopping)
+    assert list(tmp_path.glob("*.npz"))
+    whole = sorter.sort(recording).motion
+    for _ in range(2):  # the second time all is there
+        found = sort_in_chunks(sorter, recording, chunks, executor=executor, resume=True)
+        assert_same_motion(found.motion, whole)
 
 
 def joined(pieces):
@@ -181,7 +240,9 @@ def test_a_stream_has_the_spikes_of_the_file(sorter, toy, longest):
         pieces.append(stream.push(recording.get_traces(start_frame=start, end_frame=stop)))
         start = stop
     pieces.append(stream.finish())
-    assert_same(joined(pieces), sorter.sort(recording).spikes)
+    wanted = sorter.sort(recording)
+    assert_same(joined(pieces), wanted.spikes)
+    assert_same_motion(stream.motion, wanted.motion)
 
 
 def test_a_stream_begins_anew_behind_a_gap(sorter, toy):
@@ -193,8 +254,13 @@ def test_a_stream_begins_anew_behind_a_gap(sorter, toy):
     stream.push(early)
     stream.finish()
     found = joined([stream.push(behind.get_traces(), 200_000), stream.finish()])
-    wanted = sorter.sort(behind).spikes
-    assert_same(type(wanted)(found.sample_index - 200_000, *arrays(found)[1:]), wanted)
+    wanted = sorter.sort(behind)
+    spikes = type(wanted.spikes)(found.sample_index - 200_000, *arrays(found)[1:])
+    assert_same(spikes, wanted.spikes)
+    motion = stream.motion
+    assert len(motion.times_s) == 9 + 9
+    np.testing.assert_allclose(motion.times_s[9:], wanted.motion.times_s + 200_000 / RATE)
+    np.testing.assert_array_equal(motion.shift_um[9:], wanted.motion.shift_um)
 
 
 @settings(max_examples=25, deadline=None)
@@ -392,6 +458,7 @@ def test_a_dead_channel_does_not_drive_the_motion(sorter, toy, whole):
     silent, loud = (sorter.sort(recording) for recording in recordings)
     assert silent.bad_channel_ids == (dead,)
     assert_same(loud.spikes, silent.spikes)
+    assert_same_motion(loud.motion, silent.motion)
     assert accuracy(toy, silent) > accuracy(toy, whole) - 0.05
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from esort.executor import Executor, ThreadExecutor
 from esort.files import plain, write_atomically, write_json
 from esort.inference import BLOCK_S
+from esort.motion import FollowedMotion
 from esort.postprocess import Spikes
 from esort.sorter import Sorter, SortResult
 from esort.stretches import merged
@@ -31,6 +32,7 @@ CHUNK_S = 300.0
 # Columns of the spikes, and what they are kept as.
 _COLUMNS = {"sample_index": "<i8", "unit_index": "<i8", "probability": "<f4"}
 _BLANKED = "blanked"
+_MOTION = ("times_s", "depths_um", "shift_um")
 # Spikes that are in memory at once when a sorting is written.
 _SPIKES_AT_ONCE = 2**20
 
@@ -94,10 +96,18 @@ class ChunkFolder:
             raise ValueError(f"{path} is damaged ({reason}): start anew with resume=false") from None
         return Spikes(*columns)
 
-    def save(self, start_sample: int, spikes: Spikes, blanked: np.ndarray | None = None) -> None:
-        """Keep the spikes of a chunk and what of it was blanked; the file is whole or absent."""
+    def save(
+        self,
+        start_sample: int,
+        spikes: Spikes,
+        blanked: np.ndarray | None = None,
+        motion: FollowedMotion | None = None,
+    ) -> None:
+        """Keep the spikes of a chunk, what of it was blanked and the motion; the file is whole or absent."""
         columns = {name: getattr(spikes, name).astype(dtype) for name, dtype in _COLUMNS.items()}
         columns[_BLANKED] = np.zeros((0, 2), dtype=np.int64) if blanked is None else blanked
+        if motion is not None:
+            columns |= {name: getattr(motion, name) for name in _MOTION}
         if not self._note.is_file():
             write_json(self._note, self.identity)
         with write_atomically(self._path(start_sample)) as partial:
@@ -124,6 +134,15 @@ class ChunkFolder:
             with np.load(self._path(start)) as stored:
                 found.append(stored[_BLANKED])
         return merged(np.concatenate(found))
+
+    def motion(self, starts: Iterable[int]) -> FollowedMotion | None:
+        """Motion in all chunks; None where nothing followed it."""
+        parts = []
+        for start in starts:
+            with np.load(self._path(start)) as stored:
+                if set(_MOTION) <= set(stored.files):
+                    parts.append(FollowedMotion(**{name: stored[name] for name in _MOTION}))
+        return FollowedMotion.joined(parts)
 
     def clear(self) -> None:
         """Remove all, first the note: without it nobody believes the rest."""
@@ -209,7 +228,7 @@ def sort_in_chunks(
     )
     with closing(parts):
         for start, part in parts:
-            chunks.save(start, part.spikes, part.blanked)
+            chunks.save(start, part.spikes, part.blanked, part.motion)
             seconds = part.seconds
             if result is not None:
                 seconds = {name: value + result.seconds[name] for name, value in part.seconds.items()}
@@ -223,6 +242,7 @@ def sort_in_chunks(
         spikes=chunks.join(starts),
         num_samples=stop_sample - start_sample,
         blanked=chunks.blanked(starts),
+        motion=chunks.motion(starts),
     )
     result.seconds["total"] = perf_counter() - begin
     return result

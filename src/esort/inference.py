@@ -25,6 +25,7 @@ __all__ = [
     "BLOCK_S",
     "Block",
     "available_cores",
+    "block_samples",
     "compute_block",
     "map_in_threads",
     "one_thread_each",
@@ -97,7 +98,7 @@ def output_blocks(
     Block
         The first may start before `start_sample`, the last may end behind `stop_sample`.
     """
-    length = round(BLOCK_S * prepared.sampling_frequency) // network.stride * network.stride
+    length = block_samples(network, prepared.sampling_frequency)
     first = max(0, start_sample) // length
     last = -(-min(prepared.num_samples, stop_sample) // length)
     starts = range(first * length, last * length, length)
@@ -115,6 +116,11 @@ def output_blocks(
             next(shown)
     for _ in shown:  # lets a progress bar end
         pass
+
+
+def block_samples(network: SpikeNetwork, sampling_frequency: float) -> int:
+    """Length of a block, a multiple of the network's stride."""
+    return round(BLOCK_S * sampling_frequency) // network.stride * network.stride
 
 
 def _in_order(tasks: Iterator[Future[_Out]], workers: int) -> Iterator[_Out]:

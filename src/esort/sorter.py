@@ -25,7 +25,8 @@ from esort.checkpoint import CheckpointError, load_checkpoint
 from esort.detector import Detector, Postprocessing, UnitTables, no_spikes
 from esort.handling import handling_of
 from esort.health import SAME_RATE, match_channels
-from esort.inference import Block, output_blocks
+from esort.inference import Block, block_samples, output_blocks
+from esort.motion import FollowedMotion
 from esort.network import SpikeNetwork, build_network
 from esort.postprocess import Spikes
 from esort.prepared import PreparedRecording, prepare
@@ -68,6 +69,8 @@ class SortResult:
         Stretches [start, stop) of samples that hold artefacts instead of neurons: no spike lies in them.
     bad_channel_ids : tuple
         Channels that were not listened to.
+    motion : FollowedMotion or None
+        Of the tissue, in the cells of time that the stretch touches; None where nothing follows it.
     """
 
     spikes: Spikes
@@ -77,6 +80,7 @@ class SortResult:
     seconds: dict[str, float] = field(default_factory=dict)
     blanked: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
     bad_channel_ids: tuple = ()
+    motion: FollowedMotion | None = None
 
     @property
     def real_time_factor(self) -> float:
@@ -299,19 +303,32 @@ class Sorter:
             logger.warning("the stretch to sort is empty: nothing to sort")
         else:
             detector, prepared = by.detector(thresholds), by.prepare(recording)
+            follower, shifts = by.follower(), dict[int, np.ndarray]()
             blocks = output_blocks(
                 by.network,
                 prepared,
                 start_sample - detector.margin_samples,
                 stop_sample + detector.margin_samples,
-                follower=by.follower(),
+                follower=follower,
                 num_workers=num_workers,
                 progress=progress,
             )
-            found = _detect(detector, blocks, result.seconds)
+            found = _detect(detector, blocks, result.seconds, shifts)
             inside = (found.sample_index >= start_sample) & (found.sample_index < stop_sample)
             result.blanked = prepared.blanked_stretches(start_sample, stop_sample)
             result.spikes = _chosen(found, inside & ~within(found.sample_index, result.blanked))
+            if follower is not None:
+                length = block_samples(by.network, prepared.sampling_frequency)
+                result.motion = FollowedMotion.of_cells(
+                    {
+                        start: shift
+                        for start, shift in shifts.items()
+                        if start_sample - length < start < stop_sample
+                    },
+                    depths_um=follower.depths_um,
+                    length_s=length / prepared.sampling_frequency,
+                    sampling_frequency=prepared.sampling_frequency,
+                )
         result.seconds["total"] = perf_counter() - begin
         return result
 
@@ -348,6 +365,7 @@ class Sorter:
             seconds=found.seconds,
             blanked=blanked[blanked[:, 0] < blanked[:, 1]],
             bad_channel_ids=found.bad_channel_ids,
+            motion=found.motion,
         )
 
     def _cached_without(self, channels: np.ndarray) -> Sorter:
@@ -411,10 +429,17 @@ def _as_plain(thresholds: float | Iterable[float]) -> float | list[float]:
     return float(thresholds) if isinstance(thresholds, (int, float)) else list(thresholds)
 
 
-def _detect(detector: Detector | ScoreDetector, blocks: Iterable[Block], seconds: dict[str, float]) -> Spikes:
-    """Post-process block after block, and add up what they took."""
+def _detect(
+    detector: Detector | ScoreDetector,
+    blocks: Iterable[Block],
+    seconds: dict[str, float],
+    shifts: dict[int, np.ndarray],
+) -> Spikes:
+    """Post-process block after block; add up what they took, and keep how far the tissue had moved."""
     found: list[Spikes] = []
     for block in blocks:
+        if block.shift_um is not None:
+            shifts[block.start_sample] = block.shift_um
         begin = perf_counter()
         found.append(detector.push(block.outputs, block.start_sample))
         seconds["read_filter"] += block.read_filter_s

@@ -18,7 +18,8 @@ from esort.buffered import BufferedRecording
 from esort.detector import Detector, no_spikes
 from esort.handling import handling_of, marked
 from esort.health import check_finite, match_channels
-from esort.inference import BLOCK_S, compute_block, one_thread_each, window_of
+from esort.inference import block_samples, compute_block, one_thread_each, window_of
+from esort.motion import FollowedMotion
 from esort.postprocess import Spikes
 from esort.prepared import PreparedRecording
 from esort.pursuit.detector import ScoreDetector
@@ -125,6 +126,7 @@ class StreamingSorter:
         """How many times samples were missing."""
         self.missing_samples = 0
         """How many were missing in all."""
+        self._shifts: dict[int, np.ndarray] = {}  # by the first sample of their cell, at the stream's samples
         recording = self._new_buffer(np.dtype("float32"))
         order = match_channels(
             np.asarray(card.contact_positions_um), recording, card_sampling_frequency=card.sampling_frequency
@@ -170,6 +172,19 @@ class StreamingSorter:
         """Stretches [start, stop) of the stream that were cut out so far: int64, (K, 2)."""
         now = [self._blanked_now()] if self._buffer is not None else []
         return merged(np.concatenate([np.zeros((0, 2), dtype=np.int64), *self._blanked, *now]))
+
+    @property
+    def motion(self) -> FollowedMotion | None:
+        """Motion of the tissue so far; None where nothing follows it. Behind a gap it begins anew at 0."""
+        follower = self.sorter.follower()
+        if follower is None:
+            return None
+        return FollowedMotion.of_cells(
+            self._shifts,
+            depths_um=follower.depths_um,
+            length_s=self._grid / self.sampling_frequency,
+            sampling_frequency=self.sampling_frequency,
+        )
 
     @property
     def num_channels(self) -> int:
@@ -312,8 +327,7 @@ class StreamingSorter:
     @property
     def _grid(self) -> int:
         """Blocks of this length are computed as one wherever their numbers depend on that."""
-        network = self.sorter.network
-        return round(BLOCK_S * self.sampling_frequency) // network.stride * network.stride
+        return block_samples(self.sorter.network, self.sampling_frequency)
 
     def _advance(self) -> Spikes:
         """Compute what the samples that are there allow."""
@@ -358,6 +372,7 @@ class StreamingSorter:
             if self._cell is not None:
                 self._cell.end()
             self._cell = self._follower.piecewise(start // self._grid)
+            self._shifts[start + self._start] = self._cell.shift_um
         stop = min(self._prepared.num_samples, start + length)
         return self._cell.scores(network.filtered(*window_of(network, self._prepared, start, stop)))
 

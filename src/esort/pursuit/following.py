@@ -91,7 +91,8 @@ class PiecewiseCell:
     def __init__(self, follower: Follower, cell: int) -> None:
         self.cell = cell
         self._follower = follower
-        self._shift_um = follower.shift_um(cell)
+        self.shift_um = follower.shift_um(cell)
+        """How far the tissue has moved in it, int64 (D,)."""
         self._evidence = follower._source.empty()
         self._held = np.zeros((0, 0), dtype=np.float32)
         self._done = 0  # rows of what is held that are in the evidence
@@ -101,7 +102,7 @@ class PiecewiseCell:
         new = filtered[:, filtered.shape[1] - self._follower._num_rows(filtered) :]
         self._held = np.concatenate([self._held, new], axis=1) if self._held.size else filtered
         self._add(self._follower._num_rows(self._held) - self._follower._source.rows_ahead)
-        return self._follower.scores(filtered, self._shift_um)
+        return self._follower.scores(filtered, self.shift_um)
 
     def end(self) -> None:
         """Nothing more comes of this cell: what it says is learned."""
