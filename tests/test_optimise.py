@@ -13,8 +13,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from esort.optimise import BEST, STUDY_DB, TRIALS, SearchSpec, optimise, search_space
+from esort.optimise import BEST, STUDY_DB, TRIALS, optimise
 from esort.plan import TrainingPlan
+from esort.search import SearchSpec, search_space
 
 PARAMS = {"x": "interval(-1.0, 1.0)", "n": "range(1, 5)"}
 

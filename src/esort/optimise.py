@@ -12,116 +12,26 @@ import logging
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 
 from esort.files import write_atomically
 from esort.runs import complain, full_errors
+from esort.search import SearchSpec, plain_choice, search_space, split_overrides
 
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["BEST", "STUDY_DB", "TRIALS", "SearchSpec", "optimise", "search_space"]
+__all__ = ["BEST", "STUDY_DB", "TRIALS", "optimise"]
 
 STUDY_DB, TRIALS, BEST = "study.db", "trials.csv", "best.yaml"
 """Optuna's own record; a row for each trial; the best values, as overrides."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchSpec:
-    """What is searched, and for how long.
-
-    Parameters
-    ----------
-    params : dict of str to str
-        Name of a value of the configuration -> where it is looked for, in Hydra's words: ``choice(a, b)``,
-        ``range(4, 9)``, ``interval(0.1, 1)``, ``tag(log, interval(1e-4, 1e-2))``.
-    num_trials : int
-        Trials in all, with those that failed and those of earlier starts; the first is the configuration
-        as it is.
-    seeds : list of int
-        Each trial is tried on these, in this order.
-    objective : str
-        A number of a run's ``summary.json``.
-    direction : {"maximize", "minimize"}
-    num_parallel : int
-        Trials at a time; of use with a launcher that runs jobs in parallel.
-    num_startup_trials : int
-        Trials that are drawn at random before anything is learned from them, and none of which is pruned.
-    sampler_seed : int
-    """
-
-    params: Mapping[str, str]
-    num_trials: int = 24
-    seeds: Sequence[int] = field(default_factory=lambda: (0, 1, 2))
-    objective: str = "pooled_accuracy"
-    direction: Literal["maximize", "minimize"] = "maximize"
-    num_parallel: int = 1
-    num_startup_trials: int = 6
-    sampler_seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.params:
-            raise ValueError("a search needs something to search: expected hydra.sweeper.params, got none")
-        for name in ("num_trials", "num_parallel", "num_startup_trials"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-        if self.direction not in ("maximize", "minimize"):
-            raise ValueError(f"direction must be maximize or minimize, got {self.direction!r}")
-        seeds = list(self.seeds)
-        if (
-            not seeds
-            or len(set(seeds)) != len(seeds)
-            or any(type(seed) is not int or seed < 0 for seed in seeds)
-        ):
-            raise ValueError(f"seeds must be different whole numbers of at least 0, got {seeds}")
-
-
-def search_space(params: Mapping[str, str]) -> dict[str, optuna.distributions.BaseDistribution]:
-    """Translate Hydra's words for a range of values into Optuna's.
-
-    Parameters
-    ----------
-    params : dict of str to str
-        See `SearchSpec`.
-
-    Raises
-    ------
-    ValueError
-        If a text is none of these words.
-    """
-    from optuna import distributions
-
-    space: dict[str, distributions.BaseDistribution] = {}
-    for name, text in params.items():
-        (override,) = OverridesParser.create().parse_overrides([f"{name}={text}"])
-        value = override.value()
-        if isinstance(value, ChoiceSweep):
-            space[name] = distributions.CategoricalDistribution([_plain(one) for one in value.list])
-        elif isinstance(value, IntervalSweep):
-            low, high = float(value.start or 0), float(value.end or 0)
-            space[name] = distributions.FloatDistribution(low, high, log="log" in value.tags)
-        elif isinstance(value, RangeSweep):
-            values = list(value.range())
-            space[name] = distributions.CategoricalDistribution(values)
-            if all(isinstance(one, int) for one in values):
-                step = int(value.step)
-                space[name] = distributions.IntDistribution(values[0], values[-1], step=step)
-        else:
-            raise ValueError(
-                f"{name}: expected choice(...), range(...) or interval(...) of values to search, got {text!r}"
-            )
-    return space
 
 
 def optimise(
@@ -150,7 +60,7 @@ def optimise(
     try:
         if find_spec("optuna") is None:
             raise ValueError("sweep=optuna needs optuna: pip install 'esort[sweep]'")
-        fixed, given = _split(arguments)
+        fixed, given = split_overrides(arguments)
         spec = SearchSpec(**{**search, "params": {**search.get("params", {}), **given}})
         space = search_space(spec.params)
         if any(one.startswith("seed=") for one in fixed):
@@ -219,18 +129,6 @@ def _try_out(study: optuna.Study, trials: Sequence[optuna.Trial], spec: SearchSp
             return
 
 
-def _split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Overrides that hold for all jobs, and those that name a range of values."""
-    fixed, given = [], {}
-    parsed: list[Override] = OverridesParser.create().parse_overrides(list(arguments))
-    for argument, override in zip(arguments, parsed, strict=True):
-        if override.is_sweep_override():
-            given[override.get_key_element()] = argument.partition("=")[2]
-        else:
-            fixed.append(argument)
-    return fixed, given
-
-
 def _open_study(
     spec: SearchSpec, space: Mapping[str, optuna.distributions.BaseDistribution], config: DictConfig
 ) -> optuna.Study:
@@ -258,7 +156,7 @@ def _open_study(
     for trial in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
         study.tell(trial.number, state=state.FAIL)  # the process that ran it is gone
     if not study.trials:
-        usual = {name: _plain(OmegaConf.select(config, name)) for name in space}
+        usual = {name: plain_choice(OmegaConf.select(config, name)) for name in space}
         if all(_fits(space[name], value) for name, value in usual.items()):
             study.enqueue_trial(usual)
     else:
@@ -297,10 +195,6 @@ def _objective(folder: Path, name: str) -> float:
 def _overrides(values: Mapping[str, Any]) -> list[str]:
     """Values as Hydra's overrides."""
     return [f"{name}={'null' if value is None else value}" for name, value in values.items()]
-
-
-def _plain(value: Any) -> Any:
-    return getattr(value, "text", value)
 
 
 def _write_table(study: optuna.Study, spec: SearchSpec, folder: Path) -> pd.DataFrame:

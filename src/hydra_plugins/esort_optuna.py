@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 @dataclass
 class OptunaConf:
-    """See `esort.optimise.SearchSpec`."""
+    """See `esort.search.SearchSpec`."""
 
     _target_: str = "hydra_plugins.esort_optuna.OptunaSweeper"
     params: dict[str, str] = field(default_factory=dict)
