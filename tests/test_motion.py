@@ -26,6 +26,9 @@ def test_spikeinterface_s_motion_says_the_same():
     )
     np.testing.assert_allclose(at, [0, -16, (8 + 10 - 16 - 20) / 4])
     assert_same(FollowedMotion.from_spikeinterface(motion), make_motion())
+    both = make_motion().to_spikeinterface(make_motion(2, 5))
+    assert both.num_segments == 2
+    np.testing.assert_array_equal(both.displacement[1], make_motion(2, 5).shift_um)
 
 
 def test_saved_it_loads_in_spikeinterface_too(tmp_path):

@@ -26,6 +26,7 @@ FIELDS = {
     "num_channels",
     "num_units",
     "num_spikes",
+    "motion_um",
     "seconds",
     "real_time_factor",
     "peak_rss_bytes",
@@ -75,6 +76,8 @@ def test_the_record(made, subject):
     assert 1e7 < run["peak_rss_bytes"] < 1e11
     assert 1e7 < run["predicted_peak_bytes"] < 1e11
     assert run["recording_fingerprint"] == subject.fingerprint
+    assert run["motion_um"] is None  # the dense network does not follow the tissue
+    assert not (made.folder / "sorting" / "motion").exists()
     assert {"esort", "numpy", "torch", "spikeinterface"} <= set(run["versions"])
 
 

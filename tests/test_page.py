@@ -18,8 +18,10 @@ from spikeinterface.generation import generate_noise
 from esort.checkpoint import Card, LabelSource, save_checkpoint
 from esort.evaluation import agreement, score
 from esort.files import write_json
+from esort.motion import FollowedMotion
 from esort.page import REPORT, try_page, write_page
 from esort.page.closeup import look_closely
+from esort.page.motion import describe_motion
 from esort.page.trains import describe_trains
 from esort.subject import Subject
 
@@ -54,7 +56,9 @@ def card_for(recording):
     )
 
 
-def leave_run(folder, subject, sorting, *, probability=True, start=START, stop=STOP, scores=True):
+def leave_run(
+    folder, subject, sorting, *, probability=True, start=START, stop=STOP, scores=True, motion=None
+):
     """What `sort_subject` leaves in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     save_checkpoint(folder / "model.safetensors", {"w": np.zeros(1, np.float32)}, card_for(subject.recording))
@@ -63,6 +67,8 @@ def leave_run(folder, subject, sorting, *, probability=True, start=START, stop=S
     if probability:
         values = np.random.default_rng(0).uniform(0.5, 1, num_spikes).astype(np.float32)
         np.save(folder / "sorting" / "probability.npy", values)
+    if motion is not None:
+        motion.save(folder / "sorting" / "motion")
     content = {
         "recording": subject.source,
         "checkpoint": str(folder / "model.safetensors"),
@@ -73,6 +79,7 @@ def leave_run(folder, subject, sorting, *, probability=True, start=START, stop=S
         "num_channels": subject.recording.get_num_channels(),
         "num_units": sorting.get_num_units(),
         "num_spikes": num_spikes,
+        "motion_um": None if motion is None else motion.range_um,
         "seconds": {"read_filter": 1.0, "network": 2.0, "postprocess": 0.5, "total": 3.0},
         "real_time_factor": 3.3,
         "peak_rss_bytes": 10**9,
@@ -121,7 +128,10 @@ def found(subject):
 
 @pytest.fixture(scope="module")
 def folder(subject, found, tmp_path_factory):
-    folder = leave_run(tmp_path_factory.mktemp("run"), subject, found)
+    times = np.arange(2.25, 12, 0.5)
+    shift = np.stack([2 * np.arange(20), np.zeros(20, dtype=np.int64)], axis=1)
+    motion = FollowedMotion(times_s=times, depths_um=np.array([100.0, 250.0]), shift_um=shift)
+    folder = leave_run(tmp_path_factory.mktemp("run"), subject, found, motion=motion)
     write_page(folder, subject)
     return folder
 
@@ -241,6 +251,21 @@ def test_accuracy_against_the_truth(content, subject):
     assert missed[str(names[4])] == inside[4]
     assert counts[0, 0] == inside[names.index(type(names[0])(confusion["rows"][0]))]
     assert confusion["share"][0][0] == 1.0
+
+
+def test_motion_of_the_tissue(content, subject, found, tmp_path):
+    assert content["motion"]["depth_um"] == [100.0, 250.0]
+    assert content["motion"]["shift_um"] == [list(range(0, 40, 2)), [0] * 20]
+    assert (content["motion"]["time_s"][0], content["motion"]["time_s"][-1]) == (2.25, 11.75)
+    assert {card["name"]: card["value"] for card in content["cards"]}["the tissue moved"] == "38 µm"
+    still = content_of(leave_page(leave_run(tmp_path / "still", subject, found), subject))
+    assert still["motion"] is None
+    assert "the tissue moved" not in [card["name"] for card in still["cards"]]
+    day = FollowedMotion(
+        times_s=np.arange(172_800) / 2, depths_um=np.zeros(1), shift_um=np.zeros((172_800, 1), dtype=np.int64)
+    )
+    day.save(tmp_path / "sorting" / "motion")
+    assert len(describe_motion(tmp_path)["time_s"]) <= 2000
 
 
 def test_true_signal_to_noise_is_preferred(subject, found, tmp_path):
@@ -460,6 +485,7 @@ def test_a_browser_clicks_through_the_units(opened, content):
     assert opened.locator("#evil").count() == 0
     assert opened.locator("#unit svg.main-svg").count() > 0
     opened.locator("#list .row").first.click()
+    assert drawn(opened, "motion") == [20, 20]
 
 
 def test_a_browser_finds_sorts_and_walks(opened, content):
@@ -514,4 +540,5 @@ def test_a_browser_opens_a_page_without_spikes(browser, subject, tmp_path):
         page.wait_for_selector("body[data-ready]", timeout=30_000)
         assert faults == []
         assert page.locator("#units").is_hidden() == (unit_ids == [])
+        assert page.locator("#motion-panel").is_hidden()
         page.close()

@@ -9,16 +9,21 @@ import pytest
 from drifting_data import RATE, contacts, make_drifting
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from spikeinterface.core.motion import Motion
 
 from esort.chunks import ChunkFolder, sort_in_chunks
 from esort.detector import Postprocessing
 from esort.evaluation import score
 from esort.executor import ThreadExecutor
+from esort.experiment import _say_where
 from esort.fitted import TrainingSettings
 from esort.handling import marked
 from esort.inference import block_samples, window_of
 from esort.learning import LearningSpec
+from esort.manifest import digests_of_outputs
+from esort.motion import FollowedMotion
 from esort.network import NetworkSpec
+from esort.outcome import Outcome, sort_subject
 from esort.preprocessing import Preprocessing
 from esort.pursuit.evidence import SHIFTS_UM, MotionEvidence
 from esort.pursuit.following import Follower, can_follow, motion_of
@@ -64,8 +69,13 @@ def still():
 
 
 @pytest.fixture(scope="module")
-def sorter(toy, tmp_path_factory):
-    return learn(toy, tmp_path_factory.mktemp("moving"))
+def learned(tmp_path_factory):
+    return tmp_path_factory.mktemp("moving")
+
+
+@pytest.fixture(scope="module")
+def sorter(toy, learned):
+    return learn(toy, learned)
 
 
 @pytest.fixture(scope="module")
@@ -474,3 +484,49 @@ def test_evidence_without_some_channels(sorter, filtered):
     assert np.isfinite(clean.total).all()
     assert clean.total.max() > 0
     np.testing.assert_array_equal(dirty.total, clean.total)
+
+
+# What a user sees
+
+
+def test_the_motion_lies_in_the_folder_that_sorting_leaves(sorter, toy, whole, learned, tmp_path):
+    outcome = sort_subject(learned / "model.safetensors", toy.subject(), tmp_path / "out", report=True)
+    assert outcome.run["motion_um"] == whole.motion.range_um
+    saved = Motion.load(tmp_path / "out" / "sorting" / "motion")
+    np.testing.assert_array_equal(saved.displacement[0], whole.motion.shift_um)
+    assert_same_motion(FollowedMotion.load(tmp_path / "out" / "sorting" / "motion"), whole.motion)
+    assert "sorting/motion/displacement_seg0.npy" in digests_of_outputs(tmp_path / "out")
+    assert f'"the tissue moved","value":"{whole.motion.range_um} µm"' in (
+        tmp_path / "out" / "report.html"
+    ).read_text(encoding="utf-8")
+
+
+def test_the_summary_says_that_the_tissue_moved(capsys, tmp_path):
+    def say(motion_um):
+        run = {"executor": "threads", "cores": 2, "num_spikes": 3, "num_units": 1, "real_time_factor": 9.0}
+        _say_where(
+            Outcome(
+                folder=tmp_path, run=run | {"motion_um": motion_um}, sorting=None, scores=None, pictures=[]
+            )
+        )
+        return capsys.readouterr().out
+
+    assert "\nthe tissue moved by 14 um\n" in say(14)
+    assert "tissue" not in say(2) + say(None)
+
+
+def test_through_spikeinterface_of_each_segment(toy, learned, tmp_path):
+    from spikeinterface.core import append_recordings
+    from spikeinterface.sorters import run_sorter
+
+    segments = [toy.recording().frame_slice(0, 64_000), toy.recording().frame_slice(64_000, 160_000)]
+    both = append_recordings(segments).save(folder=tmp_path / "both")
+    run_sorter("esort", both, folder=tmp_path / "out", checkpoint=str(learned / "model.safetensors"))
+    motion = Motion.load(tmp_path / "out" / "sorter_output" / "sorting" / "motion")
+    assert [len(times) for times in motion.temporal_bins_s] == [5, 7]
+
+
+@pytest.mark.parametrize("value", ["no", 0, None])
+def test_whether_to_follow_is_true_or_false(value):
+    with pytest.raises(ValueError, match=f"follows must be true or false, got {value!r}"):
+        NetworkSpec(name="pursuit", parameters={"follows": value})

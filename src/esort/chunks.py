@@ -18,6 +18,7 @@ from esort.files import plain, write_atomically, write_json
 from esort.inference import BLOCK_S
 from esort.motion import FollowedMotion
 from esort.postprocess import Spikes
+from esort.results import MOTION
 from esort.sorter import Sorter, SortResult
 from esort.stretches import merged
 
@@ -249,7 +250,7 @@ def sort_in_chunks(
 
 
 def save_sorting(result: SortResult, folder: Path) -> None:
-    """Save a sorting as SpikeInterface's folder, and each spike's probability beside it, piece by piece.
+    """Save a sorting as SpikeInterface's folder, with each spike's probability and the motion in it.
 
     Parameters
     ----------
@@ -276,6 +277,8 @@ def save_sorting(result: SortResult, folder: Path) -> None:
         spikes.probability[start : start + _SPIKES_AT_ONCE] for start in range(0, count, _SPIKES_AT_ONCE)
     )
     _write_array(folder / "probability.npy", np.dtype("<f4"), count, probabilities)
+    if result.motion is not None:
+        result.motion.save(folder / MOTION)
 
 
 def open_saved(folder: Path) -> BaseSorting:

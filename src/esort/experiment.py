@@ -19,6 +19,7 @@ from esort.label_plan import COLUMNS, LabelPlanner
 from esort.labels import LabelledSpikes
 from esort.manifest import how_to_open, make_manifest
 from esort.memory import MemoryLimit
+from esort.motion import LEAST_MOTION_UM
 from esort.outcome import Outcome, sort_subject
 from esort.page import REPORT, try_page
 from esort.plan import TrainingPlan, make, target_of, threshold, whole_number
@@ -318,6 +319,8 @@ def _say_where(outcome: Outcome, agreement: dict[str, Any] | None = None) -> Non
         f"{run['num_spikes']} spikes of {run['num_units']} units, "
         f"{run['real_time_factor']:.1f} times real time on {where}"
     )
+    if (run["motion_um"] or 0) >= LEAST_MOTION_UM:
+        print(f"the tissue moved by {run['motion_um']} um")
     places = {"sorting": folder / SORTING, "scores": folder / SCORES, "model": folder / MODEL}
     places |= {name: folder / EXPORTS[name] for name in run.get("exports", ())}
     places["report"] = folder / REPORT

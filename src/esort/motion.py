@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from esort.files import new_folder_atomically
-from esort.results import set_aside
-
 if TYPE_CHECKING:
     from spikeinterface.core.motion import Motion
 
-__all__ = ["FollowedMotion"]
+__all__ = ["LEAST_MOTION_UM", "FollowedMotion"]
+
+LEAST_MOTION_UM = 4
+"""Motion of less than this is none."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,6 +48,11 @@ class FollowedMotion:
         """From the lowest to the highest shift at any depth."""
         return int(np.ptp(self.shift_um, axis=0).max()) if self.shift_um.size else 0
 
+    @property
+    def is_any(self) -> bool:
+        """Whether it is worth a word."""
+        return self.range_um >= LEAST_MOTION_UM
+
     @classmethod
     def of_cells(
         cls,
@@ -77,11 +82,16 @@ class FollowedMotion:
         shift_um = np.concatenate([part.shift_um for part in parts])
         return cls(times_s=times_s, depths_um=parts[0].depths_um, shift_um=shift_um[first])
 
-    def to_spikeinterface(self) -> Motion:
-        """As SpikeInterface's object, whose displacement has the same sign."""
+    def to_spikeinterface(self, *others: FollowedMotion) -> Motion:
+        """As SpikeInterface's object, whose displacement has the same sign; others are further segments."""
         from spikeinterface.core.motion import Motion
 
-        return Motion(self.shift_um.astype(np.float64), self.times_s, self.depths_um)
+        segments = (self, *others)
+        return Motion(
+            [segment.shift_um.astype(np.float64) for segment in segments],
+            [segment.times_s for segment in segments],
+            self.depths_um,
+        )
 
     @classmethod
     def from_spikeinterface(cls, motion: Motion) -> FollowedMotion:
@@ -93,9 +103,8 @@ class FollowedMotion:
         )
 
     def save(self, folder: Path) -> None:
-        """Save as SpikeInterface's folder, whole or not at all; at least one cell."""
-        with set_aside(folder), new_folder_atomically(folder) as partial:
-            self.to_spikeinterface().save(partial, overwrite=True)
+        """Save as SpikeInterface's folder, which it replaces; at least one cell."""
+        self.to_spikeinterface().save(folder, overwrite=True)
 
     @classmethod
     def load(cls, folder: Path) -> FollowedMotion:

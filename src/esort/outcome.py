@@ -238,6 +238,7 @@ def _describe(result: SortResult, subject: Subject) -> dict[str, Any]:
         "num_channels": subject.recording.get_num_channels(),
         "num_units": len(result.unit_ids),
         "num_spikes": len(result.spikes),
+        "motion_um": None if result.motion is None else result.motion.range_um,
         "seconds": result.seconds,
         "real_time_factor": result.real_time_factor,
         "peak_rss_bytes": peak_rss_bytes(),
@@ -278,7 +279,7 @@ def _say_what_was_blanked(defects: dict[str, Any]) -> None:
 
 
 def _write_sorting(result: SortResult, path: Path) -> BaseSorting:
-    """Save as SpikeInterface's folder, whole or not at all, with each spike's probability beside it."""
+    """Save as SpikeInterface's folder, whole or not at all: see `esort.chunks.save_sorting`."""
     with set_aside(path), new_folder_atomically(path) as partial, warnings.catch_warnings():
         # The spikes come from a network, not from a file: there is no provenance to save.
         warnings.filterwarnings("ignore", message="The extractor is not serializable")

@@ -275,16 +275,20 @@ def _learn(recording: BaseRecording, params: dict[str, Any], folder: Path) -> Pa
 
 
 def _write(results: list[SortResult], path: Path) -> None:
-    """Save the segments' spikes as one of SpikeInterface's sortings."""
+    """Save the segments' spikes as one of SpikeInterface's sortings, and how the tissue moved."""
     from spikeinterface.core import append_sortings
 
     from esort.files import new_folder_atomically
+    from esort.results import MOTION
 
     with warnings.catch_warnings(), new_folder_atomically(path) as partial:
         # The spikes come from a network, not from a file: there is no provenance to save.
         warnings.filterwarnings("ignore", message="The extractor is not serializable")
         append_sortings([result.sorting() for result in results]).save(folder=partial, overwrite=True)
         np.save(partial / _PROBABILITY, np.concatenate([result.spikes.probability for result in results]))
+        motions = [result.motion for result in results if result.motion is not None]
+        if len(motions) == len(results):
+            motions[0].to_spikeinterface(*motions[1:]).save(partial / MOTION, overwrite=True)
 
 
 # Here and not in the hook of esort/__init__.py, which comes too early where this module is imported first.

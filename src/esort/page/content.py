@@ -12,8 +12,10 @@ import numpy as np
 
 from esort.card import Card
 from esort.inference import available_cores
+from esort.motion import LEAST_MOTION_UM
 from esort.page.closeup import Closeup, look_closely
 from esort.page.comparison import accuracy_of_units, agreement_matrix, confusion_matrix
+from esort.page.motion import describe_motion
 from esort.page.trains import MAX_TRAIN, Trains, describe_trains
 from esort.results import AGREEMENT
 from esort.subject import Subject
@@ -113,6 +115,7 @@ def describe_run(
             "centre_s": _round((trains.edges_s[1:] + trains.edges_s[:-1]) / 2, 3),
             "rate_hz": _round(trains.counts.sum(axis=0) / np.diff(trains.edges_s), 3),
         },
+        "motion": describe_motion(folder),
         "waveform_ms": [] if closeup is None else _times_ms(closeup, sorting.sampling_frequency),
         "correlogram_ms": _round(trains.correlogram_ms, 2),
         "units": units,
@@ -251,6 +254,8 @@ def _cards(
         ("times real time", f"{run['real_time_factor']:.1f}", f"on {run['cores']} cores"),
         ("wall time", _duration(run["seconds"]["total"]), "file to spikes, filter and reading included"),
     ]
+    if (run.get("motion_um") or 0) >= LEAST_MOTION_UM:
+        cards.append(("the tissue moved", f"{run['motion_um']} µm", "along the probe; sorting followed it"))
     if scores is not None and scores.get("pooled_accuracy") is not None:
         cards += [
             ("pooled accuracy", f"{scores['pooled_accuracy']:.3f}", "on time that no label came from"),

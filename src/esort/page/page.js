@@ -65,6 +65,18 @@ function drawOverview() {
   byId("probe").on("plotly_click", (event) => { const index = event.points[0].customdata; if (index !== undefined) choose(index); });
   draw("activity", [{ type: "bar", x: content.bins.centre_s, y: content.bins.rate_hz, marker: { color: ACCENT }, hovertemplate: "%{x:.0f} s: %{y:.1f} spikes/s<extra></extra>" }],
     layout("time (s)", "spikes / s", { bargap: 0.08 }));
+  drawMotion();
+}
+
+function drawMotion() {
+  const motion = content.motion;
+  if (!motion) return;
+  byId("motion-panel").hidden = false;
+  const shade = (row) => `hsl(${205 + (70 * row) / Math.max(1, motion.depth_um.length - 1)}, 65%, 40%)`;
+  const lines = motion.depth_um.map((depth, row) => ({ type: "scatter", mode: "lines", name: `${depth} µm`, x: motion.time_s, y: motion.shift_um[row],
+    line: { color: shade(row), width: 1.5, shape: "hvh" }, hovertemplate: `%{x:.1f} s, depth ${depth} µm: %{y} µm<extra></extra>` }));
+  const still = Math.max(10, ...motion.shift_um.flat().map(Math.abs));
+  draw("motion", lines, layout("time (s)", "shift (µm)", { xaxis: { range: content.range_s }, yaxis: { range: [-1.1 * still, 1.1 * still] } }));
 }
 
 // Plotly reads a little HTML in its texts.

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from esort.inference import map_in_threads
+from esort.motion import LEAST_MOTION_UM
 from esort.pursuit.evidence import MotionEvidence
 from esort.pursuit.motion import CELL_S, NUM_CELLS, motion_around, shift_after
 from esort.pursuit.network import PursuitNetwork
@@ -16,8 +17,6 @@ __all__ = ["Follower", "Motion", "PiecewiseCell", "can_follow", "motion_of"]
 
 # Fewer contacts, or a shorter probe, do not tell motion from firing.
 _LEAST_CONTACTS, _LEAST_EXTENT_UM = 16, 150.0
-# Motion of less than this is none.
-_LEAST_MOTION_UM = 4
 
 # What evidence needs takes a moment to make, and each chunk has a follower of its own.
 _evidences: WeakKeyDictionary[PursuitNetwork, MotionEvidence] = WeakKeyDictionary()
@@ -142,7 +141,7 @@ class Motion:
     @property
     def is_any(self) -> bool:
         """Whether it is worth following."""
-        return self.range_um >= _LEAST_MOTION_UM
+        return self.range_um >= LEAST_MOTION_UM
 
 
 def can_follow(contact_positions_um: np.ndarray) -> bool:

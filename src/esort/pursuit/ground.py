@@ -214,7 +214,7 @@ def prepare_ground(
             "highpass_samples": len(bandpass.highpass),
             "window_samples": bandpass.num_taps + step * (layout.filter_samples - 1),
             "peak_offset_samples": bandpass.num_taps // 2 + step * layout.filter_before,
-            "follows": bool(parameters["follows"]) and can_follow(positions),
+            "follows": parameters["follows"] and can_follow(positions),
         },
         bandpass=bandpass,
         whitening=whitening,

@@ -50,6 +50,7 @@ class PursuitNetwork(SpikeNetwork):
         Temporal components that whole footprints mostly consist of; only learning needs them.
     follows : bool
         Whether sorting follows the drift of the tissue along the probe, see `esort.pursuit.following`.
+        No boolean is a ValueError.
     moved : bool
         Whether the tissue moved while the units were learned, see `esort.pursuit.moving`.
     **sizes
@@ -85,12 +86,14 @@ class PursuitNetwork(SpikeNetwork):
         moved: bool = False,
         **sizes: int,
     ) -> None:
+        if not isinstance(follows, bool):
+            raise ValueError(f"follows must be true or false, got {follows!r}")
         super().__init__(**sizes)
         self.step = step
         self.filter_before = filter_before
         self.footprint_before = footprint_before
         self.num_head_channels = num_head_channels
-        self.follows = bool(follows)
+        self.follows = follows
         self.moved = bool(moved)
         members = min(num_footprint_channels, self.num_channels)
         heads = min(num_head_channels, self.num_channels)
