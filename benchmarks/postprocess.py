@@ -305,7 +305,7 @@ def plot_overlaps(overlaps, path):
             bottom.plot(pair["lag_ms"], pair["false_per_pair"][name])
         top.plot(pair["lag_ms"], overlaps["recall_of_probabilities"], "k--", label="one probability a unit")
         near = min(overlaps["pursuit"], key=lambda case, pair=pair: abs(case["cosine"] - pair["cosine"]))
-        top.plot(near["lag_ms"], near["recall"], "k", label="the pursuit, two units of its own")
+        top.plot(near["lag_ms"], near["recall"], "k", label="the pursuit, two of its own units")
         bottom.plot(near["lag_ms"], near["false_per_pair"], "k")
         top.text(0, 0.1, f"the pursuit's have {near['cosine']:.2f}", ha="center", fontsize=8)
         top.set(title=f"two units of cosine {pair['cosine']:.2f}", ylim=(0, 1.05))
