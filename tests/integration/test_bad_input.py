@@ -35,7 +35,7 @@ def sort(trained, tmp_path, *overrides):
         (["training.mode=foo"], "training.mode must be one of pretrain, finetune, scratch, got 'foo'"),
         (["training.backbone=/nowhere"], "expected a checkpoint file, got /nowhere, which does not exist"),
         (["training.backbone=README.md"], "README.md: "),
-        (["training=pretrain", "training.backbone=README.md"], "expected training.backbone=null"),
+        (["training=pretrain", "training.backbone=README.md"], "expected training.backbone=auto"),
         (["training.finetune.epochs=0"], "epochs must be a whole number of at least 1, got 0"),
         (["teacher=sorting"], "teacher.path has no value"),
         (["teacher=sorting", "teacher.path=/nowhere"], "no sorting at /nowhere: no such file or folder"),
