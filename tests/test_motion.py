@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from spikeinterface.core.motion import Motion
 
+from esort.chunks import ChunkFolder
+from esort.detector import no_spikes
 from esort.motion import FollowedMotion
 
 
@@ -73,3 +75,21 @@ def test_cells_by_their_first_sample():
 def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"expected shifts of 2 times at 1 depths, got shape \(3, 1\)"):
         FollowedMotion(times_s=np.zeros(2), depths_um=np.zeros(1), shift_um=np.zeros((3, 1)))
+
+
+def test_motion_of_a_chunk_that_is_damaged_is_refused(tmp_path):
+    chunks, motion = ChunkFolder(tmp_path, {}), make_motion()
+    chunks.save(0, no_spikes(), motion=motion)
+    assert_same(chunks.motion([0]), motion)
+    (path,) = tmp_path.glob("*.npz")
+    content = path.read_bytes()
+    assert content.count(motion.shift_um.tobytes()) == 1
+    path.write_bytes(content.replace(motion.shift_um.tobytes(), bytes(motion.shift_um.nbytes)))
+    with pytest.raises(ValueError, match=r"is damaged \(.*\): start anew with resume=false"):
+        chunks.load(0)
+
+
+def test_chunks_without_motion(tmp_path):
+    chunks = ChunkFolder(tmp_path, {})
+    chunks.save(0, no_spikes())
+    assert chunks.motion([0]) is None

@@ -87,7 +87,8 @@ class ChunkFolder:
             return None
         try:
             with np.load(path, allow_pickle=False) as stored:
-                columns = [stored[name] for name in _COLUMNS]
+                arrays = {name: stored[name] for name in stored.files}  # a damaged one fails here
+                columns = [arrays[name] for name in _COLUMNS]
             shapes = {column.shape for column in columns}
             types = [column.dtype.str for column in columns]
             if len(shapes) != 1 or columns[0].ndim != 1 or types != list(_COLUMNS.values()):
