@@ -161,7 +161,7 @@ def test_a_training_takes_it(tmp_path):
         "train.py",
         *SMALL_TARGET,
         "label_budget=per_unit",
-        "labels=20",
+        "labels=4",
         f"cache={tmp_path / 'cache'}",
         f"hydra.run.dir={folder}",
     )

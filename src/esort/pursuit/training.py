@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from esort.calibration import Calibration
@@ -27,6 +28,9 @@ __all__ = ["fit_backbone_by_pursuit", "fit_by_pursuit"]
 
 logger = logging.getLogger(__name__)
 
+# So many labelled spikes of most units tell this recording's waveforms better than others' do.
+_ENOUGH_LABELS = 5
+
 
 def fit_by_pursuit(
     subject: Subject,
@@ -40,6 +44,8 @@ def fit_by_pursuit(
     ground = prepare_ground(subject, labels, settings, scratch)
     layout, positions = ground.layout, ground.contact_positions_um
     shared = {} if backbone is None else _load_backbone(backbone, subject.sampling_frequency, layout)
+    if np.median(ground.row_labels.counts()) >= _ENOUGH_LABELS:
+        shared = {}
     recipe = Recipe(layout=layout, sizes=ground.sizes, **shared)
     traces = ground.whitened()
     with one_thread_each():
