@@ -207,7 +207,7 @@ def test_motion_of_a_recording_of_another_rate(sorter, toy, whole):
     assert np.abs(motion.shift_um - whole.motion.shift_um[:13]).max() <= 4
 
 
-@pytest.mark.parametrize("chunk_s", [0.7, 5.0])
+@pytest.mark.parametrize("chunk_s", [1.3, 5.0])
 def test_chunks_have_the_spikes_of_the_whole(sorter, toy, whole, chunk_s, tmp_path):
     found = sort_in_chunks(
         sorter, toy.recording(), ChunkFolder(tmp_path, {}), executor=ThreadExecutor(chunk_s=chunk_s)
@@ -490,15 +490,12 @@ def test_evidence_without_some_channels(sorter, filtered):
 
 
 def test_the_motion_lies_in_the_folder_that_sorting_leaves(sorter, toy, whole, learned, tmp_path):
-    outcome = sort_subject(learned / "model.safetensors", toy.subject(), tmp_path / "out", report=True)
+    outcome = sort_subject(learned / "model.safetensors", toy.subject(), tmp_path / "out")
     assert outcome.run["motion_um"] == whole.motion.range_um
     saved = Motion.load(tmp_path / "out" / "sorting" / "motion")
     np.testing.assert_array_equal(saved.displacement[0], whole.motion.shift_um)
     assert_same_motion(FollowedMotion.load(tmp_path / "out" / "sorting" / "motion"), whole.motion)
     assert "sorting/motion/displacement_seg0.npy" in digests_of_outputs(tmp_path / "out")
-    assert f'"the tissue moved","value":"{whole.motion.range_um} µm"' in (
-        tmp_path / "out" / "report.html"
-    ).read_text(encoding="utf-8")
 
 
 def test_the_summary_says_that_the_tissue_moved(capsys, tmp_path):
