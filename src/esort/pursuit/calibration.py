@@ -30,6 +30,9 @@ _SHARES = np.linspace(0, 0.8, 33)
 _FLOOR = 0.5
 # A unit that finds less of its own labels is another one by now.
 _LEAST_RECALL = 0.5
+# Of a detector, in noise levels: a smaller unit's true spikes are fewer than what noise makes of it, and its
+# own few events do not tell how many fewer.
+_LEAST_NORM = 5.0
 # Of an event and the label that it belongs to.
 _MATCH_MS = 0.5
 # Steps of the excess of a score in which false events are counted.
@@ -109,6 +112,8 @@ def calibrate_scores(
         answers, grid, found, _counts(noise.unit_index, noise.score, grid), remains, labelled
     )
 
+    told = (recalled >= _LEAST_RECALL) & (energies >= _LEAST_NORM**2)  # (U,)
+
     def outcome(freed: np.ndarray) -> Calibration:
         """What to expect with so many more false events, (U, K)."""
         wrong = np.minimum(false, found)
@@ -124,7 +129,7 @@ def calibrate_scores(
             rate_hz=(total - _FLOOR) / seconds,
             recall=right[rows, best] / total,
             false_hz=wrong[rows, best] / seconds,
-            precision=np.where(recalled >= _LEAST_RECALL, precision, 0.0),
+            precision=np.where(told, precision, 0.0),
             tables=UnitTables(),
             min_accuracy=MIN_ACCURACY,
         )
