@@ -194,11 +194,12 @@ def test_samples_beyond_two_to_the_31(sorters, recording, tmp_path, name):
 
 
 MEASURE = """
-import resource, sys
+import sys
 from pathlib import Path
 sys.path.insert(0, "tests")
 from long_recordings import Repeated
 from esort.chunks import ChunkFolder, save_sorting, sort_in_chunks
+from esort.memory import peak_rss_bytes
 from esort.recordings import RecordingPath
 from esort.inference import BLOCK_S
 from esort.pursuit.detector import _EPOCH_STEPS, _STEP_MS
@@ -208,7 +209,7 @@ recording = RecordingPath(path=path).open()
 endless = Repeated(recording, round(float(seconds) * recording.sampling_frequency))
 result = sort_in_chunks(Sorter.load(checkpoint), endless, ChunkFolder(Path(folder) / "chunks", {}))
 save_sorting(result, Path(folder) / "sorting")
-print(len(result.spikes), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, result.real_time_factor)
+print(len(result.spikes), peak_rss_bytes(), result.real_time_factor)
 """
 
 

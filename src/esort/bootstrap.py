@@ -134,7 +134,9 @@ class Bootstrap:
             enable_model_summary=False,
         )
         return TrainingSettings(
-            network=NetworkSpec(name="pursuit", parameters={"num_filters": 6, "num_head_channels": 14}),
+            network=NetworkSpec(
+                name="pursuit", parameters={"num_filters": 6, "num_head_channels": 14, "follows": True}
+            ),
             preprocessing=Preprocessing(
                 freq_min_hz=self.freq_min_hz,
                 freq_max_hz=self.freq_max_hz,

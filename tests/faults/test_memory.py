@@ -95,6 +95,7 @@ def test_a_run_in_an_address_space_of_the_limit_ends_with_the_same_spikes(traine
         resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
 
     overrides = sort_overrides(trained_pursuit, tmp_path / "out", f"memory.max_gb={max_gb}")
+    held = np.ones(130_000_000)  # memory of this process does not count as its
     done = subprocess.run(
         [sys.executable, "sort.py", *map(str, overrides)],
         cwd=ROOT,
@@ -106,6 +107,7 @@ def test_a_run_in_an_address_space_of_the_limit_ends_with_the_same_spikes(traine
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert held.nbytes > max_gb * 1e9
     assert "memory: about" in done.stdout
     found = json.loads((tmp_path / "out" / "run.json").read_text())
     assert found["peak_rss_bytes"] < max_gb * 1e9
