@@ -64,7 +64,7 @@ def run_process(script, *overrides, **environment):
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
-def run(script, *overrides):
+def run(script, *overrides, **environment):
     """Run a command in this process, which saves the seconds that the imports take."""
     out, err = io.StringIO(), io.StringIO()
     root = logging.getLogger()
@@ -76,7 +76,7 @@ def run(script, *overrides):
             contextlib.redirect_stderr(err),
             contextlib.chdir(ROOT),
             mock.patch.object(sys, "argv", [script, *map(str, overrides)]),
-            mock.patch.dict(os.environ, {"HYDRA_FULL_ERROR": "0"}),
+            mock.patch.dict(os.environ, {"HYDRA_FULL_ERROR": "0", **environment}),
         ):
             runpy.run_path(script, run_name="__main__")
     except SystemExit as end:

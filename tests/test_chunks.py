@@ -201,8 +201,6 @@ from long_recordings import Repeated
 from esort.chunks import ChunkFolder, save_sorting, sort_in_chunks
 from esort.memory import peak_rss_bytes
 from esort.recordings import RecordingPath
-from esort.inference import BLOCK_S
-from esort.pursuit.detector import _EPOCH_STEPS, _STEP_MS
 from esort.sorter import Sorter
 checkpoint, path, seconds, folder = sys.argv[1:]
 recording = RecordingPath(path=path).open()
