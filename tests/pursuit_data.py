@@ -5,6 +5,7 @@ import torch
 
 from esort.pursuit.bandpass import Bandpass
 from esort.pursuit.network import PursuitNetwork
+from esort.pursuit.recipe import Layout
 from esort.pursuit.shifting import shifted
 
 # The compiled loops and matrix products here are small: threads only wait for each other.
@@ -15,6 +16,17 @@ STEP = 2
 FOOTPRINT_BEFORE, FOOTPRINT_SAMPLES = 20, 52
 FILTER_BEFORE, FILTER_SAMPLES = 14, 36
 POSITIONS_UM = np.column_stack([np.zeros(8), 20.0 * np.arange(8)])
+LAYOUT = Layout(
+    rate_hz=16_000.0,
+    footprint_before=FOOTPRINT_BEFORE,
+    footprint_samples=FOOTPRINT_SAMPLES,
+    filter_before=FILTER_BEFORE,
+    filter_samples=FILTER_SAMPLES,
+    num_filters=5,
+    num_footprint_channels=6,
+    num_head_channels=4,
+    exclusion_rows=16,
+)
 
 
 def footprints(num_units=4, num_channels=8, peak=9.0):

@@ -3,10 +3,7 @@
 import numpy as np
 import pytest
 from pursuit_data import (
-    FILTER_BEFORE,
-    FILTER_SAMPLES,
-    FOOTPRINT_BEFORE,
-    FOOTPRINT_SAMPLES,
+    LAYOUT,
     add_spike,
     footprints,
     make_network,
@@ -21,19 +18,7 @@ from esort.pursuit.explain import Events, explain
 from esort.pursuit.injection import distance, inject, typical_amplitude
 from esort.pursuit.learning import score_thresholds
 from esort.pursuit.overlaps import conflict_table
-from esort.pursuit.recipe import Layout
 
-LAYOUT = Layout(
-    rate_hz=16_000.0,
-    footprint_before=FOOTPRINT_BEFORE,
-    footprint_samples=FOOTPRINT_SAMPLES,
-    filter_before=FILTER_BEFORE,
-    filter_samples=FILTER_SAMPLES,
-    num_filters=5,
-    num_footprint_channels=6,
-    num_head_channels=4,
-    exclusion_rows=16,
-)
 NUM_ROWS = 32_000
 
 

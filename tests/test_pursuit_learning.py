@@ -8,6 +8,7 @@ from pursuit_data import (
     FILTER_SAMPLES,
     FOOTPRINT_BEFORE,
     FOOTPRINT_SAMPLES,
+    LAYOUT,
     POSITIONS_UM,
     STEP,
     make_network,
@@ -17,20 +18,9 @@ from pursuit_data import (
 from esort.pursuit.examples import RowLabels
 from esort.pursuit.explain import explain
 from esort.pursuit.learning import first_network, learn_units, score_thresholds
-from esort.pursuit.recipe import Layout, Recipe
+from esort.pursuit.recipe import Recipe
 from esort.pursuit.shifting import shifted
 
-LAYOUT = Layout(
-    rate_hz=16_000.0,
-    footprint_before=FOOTPRINT_BEFORE,
-    footprint_samples=FOOTPRINT_SAMPLES,
-    filter_before=FILTER_BEFORE,
-    filter_samples=FILTER_SAMPLES,
-    num_filters=5,
-    num_footprint_channels=6,
-    num_head_channels=4,
-    exclusion_rows=16,
-)
 SHARED = {
     "num_channels": 8,
     "step": STEP,

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
+from esort.pursuit.missing import learned_noise
 from esort.pursuit.moving import interpolation
 from esort.pursuit.network import PursuitNetwork
 
@@ -70,7 +71,7 @@ class MotionEvidence:
         """Centres of the windows, (D,)."""
         distance = np.linalg.norm(positions[:, None] - positions[None], axis=2)  # (C, C)
         off = positions[:, 1, None] - self.depths_um  # (C, D)
-        noise = _noise_levels(network)
+        noise = learned_noise(network)
         bank, channels = _bank(network, positions, noise)
         apart = np.abs(positions[:, None] - _centres(network, positions)[None])  # (C, U, 2)
         self._constant = (
@@ -119,15 +120,6 @@ class MotionEvidence:
             In [0, n].
         """
         _add(evidence.total, evidence.quota, np.ascontiguousarray(filtered), first, last, *self._constant)
-
-
-def _noise_levels(network: PursuitNetwork) -> np.ndarray:
-    """Noise of each channel that the whitening makes 1, (C,); infinite where nobody listens."""
-    present = network.present_channels()
-    coloring = np.linalg.inv(network.whitening.double().numpy()[np.ix_(present, present)])
-    noise = np.full(network.num_channels, np.inf)
-    noise[present] = np.sqrt(np.square(coloring).sum(axis=1))
-    return noise
 
 
 def _centres(network: PursuitNetwork, positions: np.ndarray) -> np.ndarray:

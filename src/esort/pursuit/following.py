@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from esort.inference import map_in_threads
-from esort.motion import LEAST_MOTION_UM
+from esort.motion import FollowedMotion
 from esort.pursuit.evidence import MotionEvidence
 from esort.pursuit.motion import CELL_S, NUM_CELLS, motion_around, shift_after
 from esort.pursuit.network import PursuitNetwork
 
-__all__ = ["Follower", "Motion", "PiecewiseCell", "can_follow", "motion_of"]
+__all__ = ["Follower", "PiecewiseCell", "can_follow", "motion_of"]
 
 # Fewer contacts, or a shorter probe, do not tell motion from firing.
 _LEAST_CONTACTS, _LEAST_EXTENT_UM = 16, 150.0
@@ -118,39 +117,13 @@ class PiecewiseCell:
         self._held, self._done = self._held[:, forgotten:], upto - forgotten
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Motion:
-    """Motion of the tissue along the probe.
-
-    Parameters
-    ----------
-    depths_um : float64 array, shape (D,)
-        Along the probe (y), ascending.
-    shift_um : int64 array, shape (N, D)
-        By cells of time of `esort.pursuit.motion.CELL_S`.
-    """
-
-    depths_um: np.ndarray
-    shift_um: np.ndarray
-
-    @property
-    def range_um(self) -> int:
-        """From the lowest to the highest shift at any depth."""
-        return int(np.ptp(self.shift_um, axis=0).max(initial=0))
-
-    @property
-    def is_any(self) -> bool:
-        """Whether it is worth following."""
-        return self.range_um >= LEAST_MOTION_UM
-
-
 def can_follow(contact_positions_um: np.ndarray) -> bool:
     """Whether contacts (C, 2) tell motion along the probe from changes of firing."""
     extent = float(np.ptp(contact_positions_um[:, 1]))
     return len(contact_positions_um) >= _LEAST_CONTACTS and extent >= _LEAST_EXTENT_UM
 
 
-def motion_of(network: PursuitNetwork, filtered: np.ndarray, rate_hz: float) -> Motion:
+def motion_of(network: PursuitNetwork, filtered: np.ndarray, rate_hz: float) -> FollowedMotion:
     """Find the motion in traces that are all there: (C, T), band-passed and decimated."""
     follower, length = Follower(network), round(CELL_S * rate_hz)
     ahead = network.filters.shape[1] - 1
@@ -161,4 +134,6 @@ def motion_of(network: PursuitNetwork, filtered: np.ndarray, rate_hz: float) -> 
     shift = motion_around(np.stack(cells))
     # The last rows have no score of their own.
     missing = -(-filtered.shape[1] // length) - len(shift)
-    return Motion(depths_um=follower.depths_um, shift_um=np.pad(shift, ((0, missing), (0, 0)), mode="edge"))
+    shift = np.pad(shift, ((0, missing), (0, 0)), mode="edge")
+    times_s = CELL_S * (np.arange(len(shift)) + 0.5)
+    return FollowedMotion(times_s=times_s, depths_um=follower.depths_um, shift_um=shift)

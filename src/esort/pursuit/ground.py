@@ -15,11 +15,12 @@ from esort.files import new_memory_map
 from esort.fitted import Fitted, TrainingSettings, without_artefacts
 from esort.inference import map_in_threads, one_thread_each
 from esort.labels import LabelledSpikes
+from esort.motion import FollowedMotion
 from esort.prepared import PreparedRecording, prepare
 from esort.pursuit.bandpass import Bandpass, reduction
 from esort.pursuit.examples import RowLabels
 from esort.pursuit.explain import exclusion_rows
-from esort.pursuit.following import Motion, can_follow
+from esort.pursuit.following import can_follow
 from esort.pursuit.motion import CELL_S
 from esort.pursuit.moving import MovedWhitening
 from esort.pursuit.network import PursuitNetwork
@@ -120,7 +121,7 @@ class Ground:
     whitening: np.ndarray
     scratch: Path
 
-    def whitened(self, motion: Motion | None = None) -> np.ndarray:
+    def whitened(self, motion: FollowedMotion | None = None) -> np.ndarray:
         """Whiten the traces, moved back by a motion: float32 memory map (C, T)."""
         traces = new_memory_map(self.scratch / "whitened.npy", np.float32, self.filtered.shape)
         length = round(CELL_S * self.layout.rate_hz)

@@ -14,8 +14,14 @@ __all__ = ["learned_noise", "without_channels"]
 
 
 def learned_noise(network: PursuitNetwork) -> np.ndarray:
-    """Noise level of each channel that the network learned with, in µV behind its band-pass: (C,)."""
-    level: np.ndarray = np.sqrt(np.diagonal(_noise(network)[1]))
+    """Noise level of each channel that the network learned with, in µV behind its band-pass: (C,).
+
+    Infinite where nobody listens.
+    """
+    present = network.present_channels()
+    coloring = np.linalg.inv(network.whitening.double().numpy()[np.ix_(present, present)])
+    level = np.full(network.num_channels, np.inf)
+    level[present] = np.sqrt(np.square(coloring).sum(axis=1))
     return level
 
 

@@ -10,11 +10,12 @@ from functools import cache
 import numpy as np
 from scipy.interpolate import make_interp_spline
 
+from esort.inference import BLOCK_S
 from esort.pursuit.evidence import SHIFTS_UM
 
 __all__ = ["CELL_S", "NUM_CELLS", "motion_around", "shift_after"]
 
-CELL_S = 0.5
+CELL_S = BLOCK_S
 """Motion within so short a time is not told."""
 NUM_CELLS = 6
 """So many cells tell the motion of the next."""
