@@ -25,10 +25,11 @@ import torch
 from speed import LABELS, PROBES, ROOT, STARTUP_S, binary_file, learn, open_file
 
 from esort.files import write_json
-from esort.inference import BLOCK_S, one_thread_each, output_blocks
+from esort.inference import BLOCK_S, output_blocks
 from esort.pursuit.compiled import decimate, fir_bank
 from esort.simulation import Simulation
 from esort.sorter import Sorter
+from esort.threads import one_thread_each
 
 DEFAULTS = {
     "channels": "128",

@@ -106,7 +106,7 @@ def filter_all(recording):
 
     from spikeinterface.preprocessing import bandpass_filter
 
-    from esort.inference import available_cores, one_thread_each
+    from esort.threads import available_cores, one_thread_each
 
     filtered = bandpass_filter(recording, freq_min=300.0, freq_max=6000.0, dtype="float32")
     length = round(recording.sampling_frequency)

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "src" / "esort"
 FLOORS = [
     set(floor.split())
     for floor in (
-        "files locks style",
+        "files locks style threads",
         "postprocess network labelled_spikes labels probes tracker tracking",
         "recordings sortings contacts curation formats phy_tables artifacts extrema blanking stretches "
         "handling resampling interpolation defects label_pairs preprocessing health prepared simulation "
@@ -23,7 +23,7 @@ FLOORS = [
         "admission dense_network convrecurrent fairness label_curve label_plan",
         "datamodule lightning ranks resume learning answers calibration fitted gradient pursuit training "
         "subject evaluation peers teacher "
-        "teaching detector inference sorter executor ray_executor buffered stream openephys chunks outcome "
+        "teaching detector inference sort_result offline sorter executor ray_executor buffered stream openephys chunks outcome "
         "pictures report traces onnx_graph export "
         "grid study_table study_figure cost dashboards "
         "exports nwb phy backbones bootstrap spikeinterface_sorter "

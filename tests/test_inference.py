@@ -9,11 +9,12 @@ from spikeinterface.core import NumpyRecording
 
 from esort import inference
 from esort.detector import Detector, Postprocessing, UnitTables
-from esort.inference import available_cores, output_blocks
+from esort.inference import output_blocks
 from esort.network import SpikeNetwork
 from esort.postprocess import join_chunks
 from esort.prepared import PreparedRecording
 from esort.preprocessing import Preprocessing
+from esort.threads import available_cores
 
 RATE = 1000.0
 NUM_SAMPLES = 2345

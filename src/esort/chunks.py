@@ -19,7 +19,8 @@ from esort.inference import BLOCK_S
 from esort.motion import FollowedMotion
 from esort.postprocess import Spikes
 from esort.results import MOTION
-from esort.sorter import Sorter, SortResult
+from esort.sort_result import SortResult
+from esort.sorter import Sorter
 from esort.stretches import merged
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 
 from esort.postprocess import ConflictTable, Spikes, detect_spikes, margin_samples
 
-__all__ = ["Detector", "Postprocessing", "UnitTables", "no_spikes"]
+__all__ = ["Detector", "Postprocessing", "UnitTables", "joined_spikes", "no_spikes"]
 
 # Names of the tables among a checkpoint's arrays.
 _PAIRS, _KERNELS, _RELIABILITY = "conflicts.pairs", "conflicts.kernels", "reliability"
@@ -181,3 +181,15 @@ def no_spikes() -> Spikes:
     """An empty list of spikes."""
     empty = np.zeros(0, dtype=np.int64)
     return Spikes(empty, empty, np.zeros(0, dtype=np.float32))
+
+
+def joined_spikes(found: list[Spikes]) -> Spikes:
+    """All spikes by sample, then unit: one between two rows of scores may belong to either piece."""
+    if not found:
+        return no_spikes()
+    sample, unit, probability = (
+        np.concatenate([getattr(spikes, name) for spikes in found])
+        for name in ("sample_index", "unit_index", "probability")
+    )
+    order = np.lexsort((unit, sample))
+    return Spikes(sample[order], unit[order], probability[order])

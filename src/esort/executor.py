@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from esort.inference import BLOCK_S
-from esort.sorter import Sorter, SortResult
+from esort.sort_result import SortResult
+from esort.sorter import Sorter
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording

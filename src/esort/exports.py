@@ -22,6 +22,7 @@ from esort.files import new_folder_atomically
 from esort.nwb import Session, write_nwb
 from esort.phy import write_phy
 from esort.results import RUN, set_aside
+from esort.threads import available_cores
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording, BaseSorting, SortingAnalyzer
@@ -221,8 +222,6 @@ def _one_line(name: str) -> Iterator[None]:
 
 
 def _jobs() -> dict[str, Any]:
-    from esort.inference import available_cores  # brings torch
-
     # Threads: a pool of processes might import the caller's script again.
     return {
         "n_jobs": available_cores(),

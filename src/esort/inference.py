@@ -7,11 +7,9 @@ for, on how many workers there are or on where sorting began.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from time import perf_counter
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -20,22 +18,19 @@ import torch
 
 from esort.network import SpikeNetwork
 from esort.prepared import PreparedRecording
+from esort.threads import available_cores, one_thread_each
 
 __all__ = [
     "BLOCK_S",
     "Block",
-    "available_cores",
     "block_samples",
     "compute_block",
-    "map_in_threads",
-    "one_thread_each",
     "output_blocks",
     "window_of",
 ]
 
 BLOCK_S = 0.5
 
-_In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
 
@@ -183,13 +178,6 @@ def _follow_block(follower: Follower, front: _Front, shift_um: np.ndarray) -> Bl
     return Block(front.start_sample, outputs, front.read_filter_s, spent, shift_um)
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def compute_block(network: SpikeNetwork, prepared: PreparedRecording, start: int, length: int) -> Block:
     """Read, filter and run the network over [start, start + length) of a recording.
 
@@ -237,20 +225,3 @@ def window_of(
         mode = "edge" if prepared.preprocessing.inside_network else "constant"
         traces = np.pad(traces, missing, mode=mode)  # type: ignore[call-overload]
     return traces, gains
-
-
-def map_in_threads(function: Callable[[_In], _Out], items: Iterable[_In]) -> list[_Out]:
-    """Call a function for each item, in one thread per core, and return its results in order."""
-    with one_thread_each(), ThreadPoolExecutor(available_cores()) as pool:
-        return list(pool.map(function, items))
-
-
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Give every worker one thread: faster than sharing, and the same numbers for any number of workers."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

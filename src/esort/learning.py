@@ -15,6 +15,7 @@ from esort.labels import LabelledSpikes
 from esort.matched import start_from_labels
 from esort.network import SpikeNetwork
 from esort.resume import TrainingFiles, training_digest
+from esort.threads import available_cores, with_threads
 from esort.windows import Window
 
 if TYPE_CHECKING:
@@ -269,7 +270,12 @@ def _fit(
         traces, validation_labels, window=window, spec=spec.examples, rng=rng, waveforms=train.waveforms
     )
     count = trainer.world_size if is_first else 1
-    with quiet_lightning(), training_along(count, environment.main_port, _fit, *arguments):
+    threads = max(1, available_cores() // trainer.world_size)  # not the environment's: one seed, one model
+    with (
+        quiet_lightning(),
+        training_along(count, environment.main_port, _fit, *arguments),
+        with_threads(threads),
+    ):
         if is_first and spec.matched_start and isinstance(network, DenseNetwork):
             start_from_labels(network, train, rng)
         module = SpikeModule(

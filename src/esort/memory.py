@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esort.inference import BLOCK_S, available_cores
+from esort.inference import BLOCK_S
+from esort.threads import available_cores
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording

@@ -22,14 +22,16 @@ from esort.executor import Executor, ThreadExecutor
 from esort.exports import Exportable, check_exports, remove_exports, write_exports
 from esort.files import new_folder_atomically, sha256_of_file, write_json
 from esort.handling import handling_of
-from esort.inference import BLOCK_S, available_cores
+from esort.inference import BLOCK_S
 from esort.memory import MemoryLimit, peak_rss_bytes, plan_memory
 from esort.nwb import Session
 from esort.page import REPORT, try_page
 from esort.pictures import PICTURES, draw_pictures
 from esort.results import CHUNKS, DEFECTS, MANIFEST, RUN, SCORES, SORTING, check_output, set_aside
-from esort.sorter import Sorter, SortResult
+from esort.sort_result import SortResult
+from esort.sorter import Sorter
 from esort.subject import Subject
+from esort.threads import available_cores
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseSorting

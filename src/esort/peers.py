@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from esort.threads import available_cores
+
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording, BaseSorting
 
@@ -144,8 +146,6 @@ def sorter_class(name: str) -> Any:
 
 def _job_parameters(sorter_type: Any, seed: int, num_jobs: int | None) -> dict[str, Any]:
     """Give each sorter its seed and jobs, under the names that it has for them."""
-    from esort.inference import available_cores  # brings torch, which only those who run a sorter need
-
     jobs: dict[str, Any] = {
         "n_jobs": num_jobs or available_cores(),
         "pool_engine": "thread",  # a pool of processes might import the caller's script again

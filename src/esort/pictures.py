@@ -11,7 +11,8 @@ from esort.evaluation import Scores
 from esort.events import true_spikes
 from esort.footprints import estimate_footprints
 from esort.report import plot_accuracy, plot_probe, plot_reliability
-from esort.sorter import Sorter, SortResult
+from esort.sort_result import SortResult
+from esort.sorter import Sorter
 from esort.subject import Subject
 from esort.traces import plot_traces
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from esort.checkpoint import package_versions
 from esort.executor import Parts, Stretch, check_seconds
 from esort.inference import BLOCK_S
-from esort.sorter import Sorter, SortResult
+from esort.sort_result import SortResult
+from esort.sorter import Sorter
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording

@@ -8,13 +8,10 @@ with the rest, and for any number of workers.
 
 from __future__ import annotations
 
-import logging
-import math
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,13 +19,12 @@ from esort.admission import UNFIT, check_weights_fit
 from esort.blanking import BlankedRecording
 from esort.card import Card
 from esort.checkpoint import CheckpointError, load_checkpoint
-from esort.detector import Detector, Postprocessing, UnitTables, no_spikes
+from esort.detector import Detector, Postprocessing, UnitTables
 from esort.handling import handling_of
-from esort.health import SAME_RATE, match_channels
-from esort.inference import Block, block_samples, output_blocks
-from esort.motion import FollowedMotion
+from esort.health import match_channels
+from esort.inference import output_blocks
 from esort.network import SpikeNetwork, build_network
-from esort.postprocess import Spikes
+from esort.offline import sort_stretch
 from esort.prepared import PreparedRecording, prepare
 from esort.preprocessing import Preprocessing
 from esort.pursuit.detector import ScoreDetector
@@ -36,67 +32,13 @@ from esort.pursuit.following import Follower
 from esort.pursuit.learning import score_thresholds
 from esort.pursuit.missing import learned_noise, without_channels
 from esort.pursuit.network import PursuitNetwork
-from esort.resampling import ResampledRecording
-from esort.stretches import within
 
 if TYPE_CHECKING:
-    from spikeinterface.core import BaseRecording, BaseSorting
+    from spikeinterface.core import BaseRecording
 
-__all__ = ["SortResult", "Sorter"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Sorter"]
 
 _BACKBONE = "expected a checkpoint with units, got a backbone: fine-tune it first"
-
-
-@dataclass(kw_only=True)
-class SortResult:
-    """What sorting a recording gave.
-
-    Parameters
-    ----------
-    spikes : Spikes
-        NumPy arrays; sample_index in samples of the recording.
-    unit_ids : tuple
-        Names of the units that `spikes.unit_index` points at.
-    sampling_frequency : float
-        In Hz.
-    num_samples : int
-        Samples that were sorted.
-    seconds : dict of str to float
-        Time of each stage, summed over workers, and ``total`` on the wall.
-    blanked : int64 array, shape (K, 2)
-        Stretches [start, stop) of samples that hold artefacts instead of neurons: no spike lies in them.
-    bad_channel_ids : tuple
-        Channels that were not listened to.
-    motion : FollowedMotion or None
-        Of the tissue, in the cells of time that the stretch touches; None where nothing follows it.
-    """
-
-    spikes: Spikes
-    unit_ids: tuple
-    sampling_frequency: float
-    num_samples: int
-    seconds: dict[str, float] = field(default_factory=dict)
-    blanked: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
-    bad_channel_ids: tuple = ()
-    motion: FollowedMotion | None = None
-
-    @property
-    def real_time_factor(self) -> float:
-        """Seconds of recording per second on the wall; 0 for an empty recording."""
-        total = self.seconds.get("total", 0.0)
-        return self.num_samples / self.sampling_frequency / total if total else 0.0
-
-    def sorting(self) -> BaseSorting:
-        """Return a SpikeInterface sorting with all units, also those without a spike."""
-        from spikeinterface.core import NumpySorting
-        from spikeinterface.core.base import minimum_spike_dtype
-
-        vector = np.zeros(len(self.spikes.sample_index), dtype=minimum_spike_dtype)
-        vector["sample_index"] = self.spikes.sample_index
-        vector["unit_index"] = self.spikes.unit_index
-        return NumpySorting(vector, self.sampling_frequency, unit_ids=list(self.unit_ids))
 
 
 class Sorter:
@@ -213,7 +155,7 @@ class Sorter:
             recording,
             self.preprocessing,
             noise_level_uv=np.asarray(self.card.noise_level_uv),
-            channel_order=self._channel_order(recording),
+            channel_order=self.channel_order(recording),
             silent_channels=self.missing_channels,
         )
 
@@ -224,7 +166,8 @@ class Sorter:
             recording = BlankedRecording(recording, blanking, np.flatnonzero(handling_of(recording).bad))
         return self.preprocessing.resolve(recording).apply(recording)
 
-    def _channel_order(self, recording: BaseRecording) -> np.ndarray:
+    def channel_order(self, recording: BaseRecording) -> np.ndarray:
+        """Positions of the network's channels in a recording, int64 (C,); one of another probe is refused."""
         return match_channels(
             np.asarray(self.card.contact_positions_um),
             recording,
@@ -268,107 +211,17 @@ class Sorter:
         ValueError
             If the recording does not fit the card, or holds a NaN; it says where.
         """
-        begin = perf_counter()
-        num_samples = int(recording.get_num_samples())
-        stop_sample = num_samples if stop_sample is None else stop_sample
-        if not 0 <= start_sample <= stop_sample <= num_samples:
-            raise ValueError(
-                f"expected a stretch inside the recording's [0, {num_samples}), "
-                f"got [{start_sample}, {stop_sample})"
-            )
-        result = SortResult(
-            spikes=no_spikes(),
-            unit_ids=self.card.unit_ids,
-            sampling_frequency=float(recording.sampling_frequency),
-            num_samples=stop_sample - start_sample,
-            seconds={"read_filter": 0.0, "network": 0.0, "postprocess": 0.0},
-        )
-        resampled = self._at_own_rate(recording)
-        if resampled is not None:
-            return self._sort_resampled(
-                resampled, result, start_sample, stop_sample, thresholds, num_workers, progress
-            )
-        order = self._channel_order(recording)  # one of another probe is refused also when it is short
-        handling = handling_of(recording)
-        result.bad_channel_ids = tuple(recording.channel_ids[handling.bad].tolist())
-        by = self._cached_without(np.flatnonzero(handling.bad[order]))
-        least = max(self.network.window_samples, self.preprocessing.min_samples)
-        if num_samples < least:
-            logger.warning(
-                "the recording has %d samples, network and filter need %d: nothing to sort",
-                num_samples,
-                least,
-            )
-        elif start_sample == stop_sample:
-            logger.warning("the stretch to sort is empty: nothing to sort")
-        else:
-            detector, prepared = by.detector(thresholds), by.prepare(recording)
-            follower, shifts = by.follower(), dict[int, np.ndarray]()
-            blocks = output_blocks(
-                by.network,
-                prepared,
-                start_sample - detector.margin_samples,
-                stop_sample + detector.margin_samples,
-                follower=follower,
-                num_workers=num_workers,
-                progress=progress,
-            )
-            found = _detect(detector, blocks, result.seconds, shifts)
-            inside = (found.sample_index >= start_sample) & (found.sample_index < stop_sample)
-            result.blanked = prepared.blanked_stretches(start_sample, stop_sample)
-            result.spikes = _chosen(found, inside & ~within(found.sample_index, result.blanked))
-            if follower is not None:
-                length = block_samples(by.network, prepared.sampling_frequency)
-                result.motion = FollowedMotion.of_cells(
-                    {
-                        start: shift
-                        for start, shift in shifts.items()
-                        if start_sample - length < start < stop_sample
-                    },
-                    depths_um=follower.depths_um,
-                    length_s=length / prepared.sampling_frequency,
-                    sampling_frequency=prepared.sampling_frequency,
-                )
-        result.seconds["total"] = perf_counter() - begin
-        return result
-
-    def _at_own_rate(self, recording: BaseRecording) -> ResampledRecording | None:
-        """Resample a recording that is marked so, if it has another rate."""
-        rate = self.card.sampling_frequency
-        same = math.isclose(recording.sampling_frequency, rate, rel_tol=SAME_RATE)
-        return None if same or not handling_of(recording).resample else ResampledRecording(recording, rate)
-
-    def _sort_resampled(
-        self, resampled: ResampledRecording, result: SortResult, start: int, stop: int, *options: Any
-    ) -> SortResult:
-        """Sort at the card's rate, and count in samples of the recording."""
-        thresholds, num_workers, progress = options
-        # A spike is rounded to a sample of the recording: some more on either side belong to the stretch.
-        first = max(0, resampled.from_original(start) - 2)
-        last = min(resampled.get_num_samples(), resampled.from_original(stop) + 3)
-        if start == stop:
-            last = first
-        found = self.sort(
-            resampled,
-            start_sample=first,
-            stop_sample=last,
+        return sort_stretch(
+            self,
+            recording,
+            start_sample=start_sample,
+            stop_sample=stop_sample,
             thresholds=thresholds,
             num_workers=num_workers,
             progress=progress,
         )
-        sample = resampled.to_original(found.spikes.sample_index)
-        spikes = Spikes(sample, found.spikes.unit_index, found.spikes.probability)
-        blanked = np.clip(resampled.to_original(found.blanked), start, stop)
-        return replace(
-            result,
-            spikes=_chosen(spikes, (sample >= start) & (sample < stop)),
-            seconds=found.seconds,
-            blanked=blanked[blanked[:, 0] < blanked[:, 1]],
-            bad_channel_ids=found.bad_channel_ids,
-            motion=found.motion,
-        )
 
-    def _cached_without(self, channels: np.ndarray) -> Sorter:
+    def cached_without(self, channels: np.ndarray) -> Sorter:
         """See `without_channels`: a long recording asks for the same again and again."""
         key = tuple(channels.tolist())
         if key not in self._without:
@@ -421,42 +274,5 @@ class Sorter:
         )
 
 
-def _chosen(spikes: Spikes, chosen: np.ndarray) -> Spikes:
-    return Spikes(spikes.sample_index[chosen], spikes.unit_index[chosen], spikes.probability[chosen])
-
-
 def _as_plain(thresholds: float | Iterable[float]) -> float | list[float]:
     return float(thresholds) if isinstance(thresholds, (int, float)) else list(thresholds)
-
-
-def _detect(
-    detector: Detector | ScoreDetector,
-    blocks: Iterable[Block],
-    seconds: dict[str, float],
-    shifts: dict[int, np.ndarray],
-) -> Spikes:
-    """Post-process block after block; add up what they took, and keep how far the tissue had moved."""
-    found: list[Spikes] = []
-    for block in blocks:
-        if block.shift_um is not None:
-            shifts[block.start_sample] = block.shift_um
-        begin = perf_counter()
-        found.append(detector.push(block.outputs, block.start_sample))
-        seconds["read_filter"] += block.read_filter_s
-        seconds["network"] += block.network_s
-        seconds["postprocess"] += perf_counter() - begin
-    begin = perf_counter()
-    found.append(detector.finish())
-    spikes = _in_order(found)
-    seconds["postprocess"] += perf_counter() - begin
-    return spikes
-
-
-def _in_order(found: list[Spikes]) -> Spikes:
-    """All spikes by sample, then unit; a spike between two rows of scores may belong to either piece."""
-    sample, unit, probability = (
-        np.concatenate([getattr(spikes, name) for spikes in found])
-        for name in ("sample_index", "unit_index", "probability")
-    )
-    order = np.lexsort((unit, sample))
-    return Spikes(sample[order], unit[order], probability[order])

@@ -23,7 +23,7 @@ from spikeinterface.sorters.basesorter import BaseSorter
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording, BaseSorting
 
-    from esort.sorter import SortResult
+    from esort.sort_result import SortResult
 
 __all__ = ["CarryingRecording", "EsortSorter", "carry_esort", "register"]
 

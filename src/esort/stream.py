@@ -18,7 +18,7 @@ from esort.buffered import BufferedRecording
 from esort.detector import Detector, no_spikes
 from esort.handling import handling_of, marked
 from esort.health import check_finite, match_channels
-from esort.inference import block_samples, compute_block, one_thread_each, window_of
+from esort.inference import block_samples, compute_block, window_of
 from esort.motion import FollowedMotion
 from esort.postprocess import Spikes
 from esort.prepared import PreparedRecording
@@ -27,6 +27,7 @@ from esort.pursuit.following import PiecewiseCell
 from esort.pursuit.network import PursuitNetwork
 from esort.sorter import Sorter
 from esort.stretches import merged, within
+from esort.threads import one_thread_each
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording

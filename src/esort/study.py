@@ -27,7 +27,6 @@ from esort.dashboards import show_study
 from esort.fairness import check_same_task
 from esort.files import write_atomically, write_json
 from esort.grid import OURS, StudySpec
-from esort.inference import available_cores
 from esort.jobs import Job, code_digest, plan_jobs, study_command, study_name
 from esort.label_plan import needs_of_curves
 from esort.plan import make
@@ -35,6 +34,7 @@ from esort.results import SCORES
 from esort.runs import Run
 from esort.study_figure import plot_study
 from esort.study_table import fitted_curves, overall_labels_ratio, results_table, summarise
+from esort.threads import available_cores
 from esort.tracking import Tracker, TrackerSpec
 from esort.worker import TrainOne, found_row, job_row, run_job
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from esort.card import Card
-from esort.inference import available_cores
 from esort.motion import LEAST_MOTION_UM
 from esort.page.closeup import Closeup, look_closely
 from esort.page.comparison import accuracy_of_units, agreement_matrix, confusion_matrix
@@ -19,6 +18,7 @@ from esort.page.motion import describe_motion
 from esort.page.trains import MAX_TRAIN, Trains, describe_trains
 from esort.results import AGREEMENT
 from esort.subject import Subject
+from esort.threads import available_cores
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording, BaseSorting

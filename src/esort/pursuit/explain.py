@@ -9,11 +9,11 @@ import numba
 import numpy as np
 import torch
 
-from esort.inference import map_in_threads
 from esort.postprocess import ConflictTable, Spikes, conflict_margin_samples, join_chunks, solve_conflicts
 from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.overlaps import AMPLITUDE_LIMITS, NUM_PHASES, phase_offsets
 from esort.pursuit.shifting import shifted
+from esort.threads import map_in_threads
 
 __all__ = ["MAX_ROUNDS", "Events", "excess", "exclusion_rows", "explain", "residual", "solve"]
 

@@ -6,11 +6,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from esort.inference import map_in_threads
 from esort.motion import FollowedMotion
 from esort.pursuit.evidence import MotionEvidence
 from esort.pursuit.motion import CELL_S, NUM_CELLS, motion_around, shift_after
 from esort.pursuit.network import PursuitNetwork
+from esort.threads import map_in_threads
 
 __all__ = ["Follower", "PiecewiseCell", "can_follow", "motion_of"]
 

@@ -13,7 +13,6 @@ import torch
 
 from esort.files import new_memory_map
 from esort.fitted import Fitted, TrainingSettings, without_artefacts
-from esort.inference import map_in_threads, one_thread_each
 from esort.labels import LabelledSpikes
 from esort.motion import FollowedMotion
 from esort.prepared import PreparedRecording, prepare
@@ -27,6 +26,7 @@ from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.recipe import Layout
 from esort.pursuit.whitening import local_whitening, noise_of
 from esort.subject import Subject
+from esort.threads import map_in_threads, one_thread_each
 
 __all__ = ["Ground", "layout_of", "prepare_ground"]
 

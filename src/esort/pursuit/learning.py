@@ -7,7 +7,6 @@ import logging
 import numpy as np
 import torch
 
-from esort.inference import map_in_threads
 from esort.postprocess import ConflictTable
 from esort.pursuit.examples import RowLabels, windows_at
 from esort.pursuit.explain import Events, explain, residual
@@ -16,6 +15,7 @@ from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.overlaps import conflict_table
 from esort.pursuit.recipe import TAPER_MS, Layout, Recipe
 from esort.pursuit.shifting import shifted
+from esort.threads import map_in_threads
 
 __all__ = ["first_network", "learn_units", "mean_footprints", "score_thresholds"]
 

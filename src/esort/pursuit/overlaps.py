@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from esort.inference import map_in_threads
 from esort.postprocess import ConflictTable
 from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.shifting import shifted
+from esort.threads import map_in_threads
 
 __all__ = ["NUM_PHASES", "conflict_table", "doubt", "phase_offsets"]
 

@@ -12,7 +12,6 @@ import torch
 from esort.calibration import Calibration
 from esort.checkpoint import load_checkpoint
 from esort.fitted import Fitted, TrainingSettings
-from esort.inference import one_thread_each
 from esort.labels import LabelledSpikes
 from esort.pursuit.bandpass import reduction
 from esort.pursuit.calibration import calibrate_scores
@@ -23,6 +22,7 @@ from esort.pursuit.learning import first_network, learn_units, mean_footprints
 from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.recipe import Layout, Recipe
 from esort.subject import Subject
+from esort.threads import one_thread_each
 
 __all__ = ["fit_backbone_by_pursuit", "fit_by_pursuit"]
 
