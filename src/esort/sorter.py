@@ -32,6 +32,7 @@ from esort.pursuit.following import Follower
 from esort.pursuit.learning import score_thresholds
 from esort.pursuit.missing import learned_noise, without_channels
 from esort.pursuit.network import PursuitNetwork
+from esort.sort_result import SortResult
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording
