@@ -23,8 +23,8 @@ FLOORS = [
         "admission dense_network convrecurrent fairness label_curve label_plan",
         "datamodule lightning ranks resume learning answers calibration fitted gradient pursuit training "
         "subject evaluation peers teacher "
-        "teaching detector inference sort_result offline sorter executor ray_executor buffered stream "
-        "openephys chunks outcome pictures report traces onnx_graph export "
+        "teaching detector inference sort_result offline sorter executor ray_executor buffered latency "
+        "announcement unbroken stream openephys chunks outcome pictures report traces onnx_graph export "
         "grid study_table study_figure cost dashboards "
         "exports nwb phy backbones bootstrap spikeinterface_sorter "
         "inspect doctor page pretrained manifest memory verify",

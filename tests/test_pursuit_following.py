@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from spikeinterface.core.motion import Motion
 
+from esort.announcement import announce
 from esort.chunks import ChunkFolder, sort_in_chunks
 from esort.detector import Postprocessing
 from esort.evaluation import score
 from esort.executor import ThreadExecutor
-from esort.experiment import _say_where
 from esort.fitted import TrainingSettings
 from esort.handling import marked
 from esort.inference import block_samples, window_of
@@ -501,7 +501,7 @@ def test_the_motion_lies_in_the_folder_that_sorting_leaves(sorter, toy, whole, l
 def test_the_summary_says_that_the_tissue_moved(capsys, tmp_path):
     def say(motion_um):
         run = {"executor": "threads", "cores": 2, "num_spikes": 3, "num_units": 1, "real_time_factor": 9.0}
-        _say_where(
+        announce(
             Outcome(
                 folder=tmp_path, run=run | {"motion_um": motion_um}, sorting=None, scores=None, pictures=[]
             )

@@ -49,6 +49,11 @@ class BufferedRecording(BaseRecording):
         """Samples that have come."""
         return self._segment.first + len(self._segment.held)
 
+    @property
+    def num_held(self) -> int:
+        """Samples that are in memory."""
+        return len(self._segment.held)
+
     def append(self, block: np.ndarray) -> None:
         """Take the next samples, (n, C)."""
         self._segment.held = np.concatenate([self._segment.held, block])

@@ -10,16 +10,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from esort.page import REPORT
 from esort.simulation import TemplateBank
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from esort.grid import StudySpec
+    from esort.outcome import Outcome
     from esort.subject import Subject
     from esort.tracker import Tracker
 
-__all__ = ["show_lineage", "show_study", "show_units"]
+__all__ = ["show_lineage", "show_outcome", "show_study", "show_units"]
 
 _UNIT_COLUMNS = ("unit_id", "accuracy", "precision", "recall", "num_spikes", "matched_unit_id")
 
@@ -100,3 +102,24 @@ def show_lineage(tracker: Tracker, subject: Subject | None, backbone: Path | Non
         tracker.used(TemplateBank.shipped_path(), "template-bank", "dataset")
     if backbone is not None:
         tracker.used(backbone, "backbone", "model")
+
+
+def show_outcome(
+    tracker: Tracker, target: Subject, outcome: Outcome, agreement: dict[str, Any] | None = None
+) -> None:
+    """Everything of a sorting, and what a teacher thinks of it where the truth is unknown."""
+    names = ("num_units", "num_spikes", "real_time_factor", "peak_rss_bytes")
+    summary = {name: outcome.run[name] for name in names}
+    if outcome.scores is not None:
+        content = outcome.scores.to_dict()
+        summary.update({name: content[name] for name in ("pooled_accuracy", "mean_accuracy")})
+        show_units(tracker, content["units"], target.signal_to_noise)
+    if agreement is not None:
+        summary.update({f"agreement_{name}": agreement[name] for name in ("mean_best", "pooled")})
+        columns = ["unit_id", "num_spikes", "best_unit_id", "agreement"]
+        tracker.table("units", columns, [[unit[name] for name in columns] for unit in agreement["units"]])
+    tracker.summary(summary)
+    for picture in outcome.pictures:
+        tracker.image(picture, picture.stem)
+    if (outcome.folder / REPORT).is_file():
+        tracker.page(outcome.folder / REPORT, "report")

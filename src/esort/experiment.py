@@ -10,22 +10,22 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from esort.announcement import announce
 from esort.backbones import find_or_make_backbone
-from esort.dashboards import show_lineage, show_units
+from esort.dashboards import show_lineage, show_outcome
 from esort.executor import Executor
-from esort.exports import EXPORTS, check_exports
+from esort.exports import check_exports
 from esort.files import write_json
 from esort.label_plan import COLUMNS, LabelPlanner
 from esort.labels import LabelledSpikes
 from esort.manifest import how_to_open, make_manifest
 from esort.memory import MemoryLimit
-from esort.motion import LEAST_MOTION_UM
 from esort.outcome import Outcome, sort_subject
-from esort.page import REPORT, try_page
+from esort.page import try_page
 from esort.plan import TrainingPlan, make, target_of, threshold, whole_number
 from esort.recordings import RecordingPath
 from esort.report import plot_curve
-from esort.results import MODEL, RUN, SCORES, SORTING, SUSPECTS
+from esort.results import MODEL, RUN, SCORES, SUSPECTS
 from esort.runs import Run
 from esort.simulation import SimulationSpec
 from esort.sorter import Sorter
@@ -140,9 +140,9 @@ def sort(config: DictConfig) -> float | None:
             memory=memory,
         )
         tracker.used(checkpoint, "model", "model")
-        _record(tracker, subject, outcome)
+        show_outcome(tracker, subject, outcome)
         _write_manifest("sort", config, spec, subject, outcome, thresholds)
-    _say_where(outcome)
+    announce(outcome)
     return outcome.scores.pooled_accuracy if outcome.scores else None
 
 
@@ -202,9 +202,9 @@ def _learn_and_sort(
         try_page(folder, target)
     tracker.summary(metrics)
     show_lineage(tracker, target, backbone)
-    _record(tracker, target, outcome, agreement)
+    show_outcome(tracker, target, outcome, agreement)
     tracker.artifact(folder / MODEL, "model", "model")
-    _say_where(outcome, agreement)
+    announce(outcome, agreement)
     return metrics, outcome, target
 
 
@@ -278,53 +278,3 @@ def _draw_curve(tracker: Tracker, path: Path) -> bool:
         logger.info("no learning curve: %s", error)
         return False
     return True
-
-
-def _record(
-    tracker: Tracker, target: Subject, outcome: Outcome, agreement: dict[str, Any] | None = None
-) -> None:
-    """Everything of a sorting for the dashboard."""
-    names = ("num_units", "num_spikes", "real_time_factor", "peak_rss_bytes")
-    summary = {name: outcome.run[name] for name in names}
-    if outcome.scores is not None:
-        content = outcome.scores.to_dict()
-        summary.update({name: content[name] for name in ("pooled_accuracy", "mean_accuracy")})
-        show_units(tracker, content["units"], target.signal_to_noise)
-    if agreement is not None:
-        summary.update({f"agreement_{name}": agreement[name] for name in ("mean_best", "pooled")})
-        columns = ["unit_id", "num_spikes", "best_unit_id", "agreement"]
-        tracker.table("units", columns, [[unit[name] for name in columns] for unit in agreement["units"]])
-    tracker.summary(summary)
-    for picture in outcome.pictures:
-        tracker.image(picture, picture.stem)
-    if (outcome.folder / REPORT).is_file():
-        tracker.page(outcome.folder / REPORT, "report")
-
-
-def _say_where(outcome: Outcome, agreement: dict[str, Any] | None = None) -> None:
-    """The last lines on the terminal: what came out and where it lies."""
-    run, folder = outcome.run, outcome.folder
-    if outcome.scores is not None:
-        print(
-            f"pooled accuracy {outcome.scores.pooled_accuracy:.3f}, "
-            f"mean accuracy {outcome.scores.mean_accuracy:.3f}"
-        )
-    if agreement is not None and agreement["mean_best"] is not None:
-        print(
-            f"agreement with the teacher on the rest: {agreement['mean_best']:.3f} in the mean over its "
-            f"{len(agreement['units'])} units, {agreement['pooled']:.3f} of all spikes"
-        )
-    where = "a Ray cluster" if run["executor"] == "ray" else f"{run['cores']} cores"
-    print(
-        f"{run['num_spikes']} spikes of {run['num_units']} units, "
-        f"{run['real_time_factor']:.1f} times real time on {where}"
-    )
-    if (run["motion_um"] or 0) >= LEAST_MOTION_UM:
-        print(f"the tissue moved by {run['motion_um']} um")
-    places = {"sorting": folder / SORTING, "scores": folder / SCORES, "model": folder / MODEL}
-    places |= {name: folder / EXPORTS[name] for name in run.get("exports", ())}
-    places["report"] = folder / REPORT
-    places["picture"] = outcome.pictures[0] if outcome.pictures else Path()
-    for name, path in places.items():
-        if path.is_file() or name == "sorting" or (name in EXPORTS and path.exists()):
-            print(f"{name + ':':<9} {path}")

@@ -8,71 +8,32 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from esort.blanking import Blanking
 from esort.buffered import BufferedRecording
-from esort.detector import Detector, no_spikes
+from esort.detector import Detector, joined_spikes, no_spikes
 from esort.handling import handling_of, marked
 from esort.health import check_finite, match_channels
-from esort.inference import block_samples, compute_block, window_of
+from esort.inference import block_samples
+from esort.latency import Latency
 from esort.motion import FollowedMotion
 from esort.postprocess import Spikes
 from esort.prepared import PreparedRecording
 from esort.pursuit.detector import ScoreDetector
-from esort.pursuit.following import PiecewiseCell
 from esort.pursuit.network import PursuitNetwork
 from esort.sorter import Sorter
-from esort.stretches import merged, within
-from esort.threads import one_thread_each
+from esort.stretches import merged
+from esort.unbroken import UnbrokenStretch
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording
 
-__all__ = ["Latency", "StreamingSorter"]
+__all__ = ["StreamingSorter"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Latency:
-    """How much must follow a spike before it is certain, in ms: what no faster computer makes shorter.
-
-    Parameters
-    ----------
-    filter_ms : float
-        The filter looks ahead so far.
-    window_ms : float
-        From a spike's peak to the end of the network's window.
-    block_ms : float
-        Networks whose numbers depend on where a block begins wait for the block's end, at most so long.
-    decision_ms : float
-        The competition between units: at most so long.
-    blanking_ms : float
-        What follows says whether a sample belongs to an artefact. Around one, spikes come up to 30 ms later.
-    """
-
-    filter_ms: float
-    window_ms: float
-    block_ms: float
-    decision_ms: float
-    blanking_ms: float = 0.0
-
-    @property
-    def total_ms(self) -> float:
-        """At most, from a spike's peak to the last sample that decides on it."""
-        return self.filter_ms + self.window_ms + self.block_ms + self.decision_ms + self.blanking_ms
-
-    def __str__(self) -> str:
-        block = f", block {self.block_ms:.1f}" if self.block_ms else ""
-        return (
-            f"a spike is certain at most {self.total_ms:.1f} ms after its peak: filter {self.filter_ms:.1f}, "
-            f"window {self.window_ms:.1f}{block}, decision {self.decision_ms:.1f}, "
-            f"artefacts {self.blanking_ms:.1f}"
-        )
 
 
 class StreamingSorter:
@@ -120,14 +81,15 @@ class StreamingSorter:
         self._marks: dict[str, Any] = {"bad_channel_ids": list(bad_channels), "blanking": blanking}
         self._thresholds = thresholds
         self._dtype: np.dtype | None = None
-        self._start = self._known = 0
-        self._buffer: BufferedRecording | None = None
+        self._known = 0
+        self._stretch: UnbrokenStretch | None = None
+        # Of the stretches before this one.
         self._blanked: list[np.ndarray] = []
+        self._shifts: dict[int, np.ndarray] = {}  # by the first samples of their cells
         self.gaps = 0
         """How many times samples were missing."""
         self.missing_samples = 0
         """How many were missing in all."""
-        self._shifts: dict[int, np.ndarray] = {}  # by the first sample of their cell, at the stream's samples
         recording = self._new_buffer(np.dtype("float32"))
         order = match_channels(
             np.asarray(card.contact_positions_um), recording, card_sampling_frequency=card.sampling_frequency
@@ -171,7 +133,7 @@ class StreamingSorter:
     @property
     def blanked(self) -> np.ndarray:
         """Stretches [start, stop) of the stream that were cut out so far: int64, (K, 2)."""
-        now = [self._blanked_now()] if self._buffer is not None else []
+        now = [] if self._stretch is None else [self._stretch.blanked]
         return merged(np.concatenate([np.zeros((0, 2), dtype=np.int64), *self._blanked, *now]))
 
     @property
@@ -181,9 +143,9 @@ class StreamingSorter:
         if follower is None:
             return None
         return FollowedMotion.of_cells(
-            self._shifts,
+            self._shifts | ({} if self._stretch is None else self._stretch.shifts),
             depths_um=follower.depths_um,
-            length_s=self._grid / self.sampling_frequency,
+            length_s=block_samples(self.sorter.network, self.sampling_frequency) / self.sampling_frequency,
             sampling_frequency=self.sampling_frequency,
         )
 
@@ -207,8 +169,10 @@ class StreamingSorter:
         """How long a spike takes to become certain, computing time apart."""
         network, to_ms = self.sorter.network, 1000 / self.sampling_frequency
         after = network.window_samples - network.peak_offset_samples - 1
-        filtered, block = self._filter_margin, self._grid
-        decision = self._detector.margin_samples
+        filtered = self.sorter.preprocessing.margin_samples(self.sampling_frequency)
+        # Networks whose numbers depend on where a block begins compute whole ones.
+        block = block_samples(network, self.sampling_frequency)
+        decision, blanked = self._detector.margin_samples, self._prepared.blanked
         if isinstance(network, PursuitNetwork) and isinstance(self._detector, ScoreDetector):
             filtered, block = network.bandpass.num_taps // 2, 0
             after -= filtered
@@ -218,7 +182,7 @@ class StreamingSorter:
             window_ms=after * to_ms,
             block_ms=block * to_ms,
             decision_ms=decision * to_ms,
-            blanking_ms=self._look_ahead * to_ms,
+            blanking_ms=0.0 if blanked is None else blanked.look_ahead_samples * to_ms,
         )
 
     def push(self, block: np.ndarray, start_sample: int | None = None) -> Spikes:
@@ -246,33 +210,31 @@ class StreamingSorter:
         """
         block = self._checked(block)
         start_sample = self._known if start_sample is None else start_sample
-        if self._buffer is not None and start_sample < self._known:
+        if self._stretch is not None and start_sample < self._known:
             raise ValueError(f"expected a block from sample {self._known} on, got one from {start_sample} on")
         check_finite(block, start_sample, np.arange(self.num_channels))
         found = []
-        if self._buffer is not None and start_sample > self._known:
+        if self._stretch is not None and start_sample > self._known:
             self.gaps += 1
             self.missing_samples += start_sample - self._known
             logger.warning(
                 "samples %d to %d are missing: sorting begins anew behind them", self._known, start_sample
             )
             found.append(self.finish())
-        if self._buffer is None:
-            self._begin(start_sample, block.dtype)
-        assert self._buffer is not None
-        self._buffer.append(block)
+        if self._stretch is None:
+            self._stretch = self._begin(start_sample, block.dtype)
         self._known += len(block)
-        found.append(self._advance())
-        return _joined(found)
+        found.append(self._stretch.push(block))
+        return joined_spikes(found)
 
     def finish(self) -> Spikes:
         """Return the spikes of the last samples: nothing follows them. The next block begins anew."""
-        if self._buffer is None:
+        if self._stretch is None:
             return no_spikes()
-        self._buffer.end()
-        spikes = _joined([self._advance(), self._in_stream(self._detector.finish())])
-        self._blanked.append(self._blanked_now())
-        self._buffer = None
+        spikes = self._stretch.finish()
+        self._blanked.append(self._stretch.blanked)
+        self._shifts |= self._stretch.shifts
+        self._stretch = None
         return spikes
 
     def _checked(self, block: np.ndarray) -> np.ndarray:
@@ -283,7 +245,7 @@ class StreamingSorter:
             )
         if block.dtype.kind not in "iuf":
             raise ValueError(f"expected a block of integers or real numbers, got {block.dtype}")
-        if self._buffer is not None and block.dtype != self._dtype:
+        if self._stretch is not None and block.dtype != self._dtype:
             raise ValueError(f"expected a block of {self._dtype} as the blocks before, got {block.dtype}")
         return block
 
@@ -295,103 +257,16 @@ class StreamingSorter:
             **self._units,
         )
 
-    def _begin(self, start_sample: int, dtype: np.dtype) -> None:
+    def _begin(self, start_sample: int, dtype: np.dtype) -> UnbrokenStretch:
         """Forget all that came before."""
-        self._start = self._known = start_sample
-        self._dtype = dtype
-        self._buffer = self._new_buffer(dtype)
-        self._prepared = self._prepare(self._buffer)
+        self._known, self._dtype = start_sample, dtype
+        buffer = self._new_buffer(dtype)
+        self._prepared = self._prepare(buffer)
         if isinstance(self._detector, ScoreDetector):
             self._detector.reset()  # its tables take a second to make
         else:
             self._detector = self.sorter.detector(self._thresholds)
-        self._follower = self.sorter.follower()
-        self._cell: PiecewiseCell | None = None
-        self._next = 0  # output that comes next, in samples of this stretch
+        return UnbrokenStretch(self.sorter, self._detector, buffer, self._prepared, start_sample)
 
     def _prepare(self, buffer: BufferedRecording) -> PreparedRecording:
         return self.sorter.prepare(marked(buffer, **self._marks))
-
-    def _blanked_now(self) -> np.ndarray:
-        """What was cut out since sorting began anew, at the stream's samples."""
-        return self._prepared.blanked_stretches(0, self._next) + self._start
-
-    @property
-    def _look_ahead(self) -> int:
-        """Samples after one that say whether it is blanked."""
-        return 0 if self._prepared.blanked is None else self._prepared.blanked.look_ahead_samples
-
-    @property
-    def _filter_margin(self) -> int:
-        return self.sorter.preprocessing.margin_samples(self.sampling_frequency)
-
-    @property
-    def _grid(self) -> int:
-        """Blocks of this length are computed as one wherever their numbers depend on that."""
-        return block_samples(self.sorter.network, self.sampling_frequency)
-
-    def _advance(self) -> Spikes:
-        """Compute what the samples that are there allow."""
-        buffer, network = self._buffer, self.sorter.network
-        assert buffer is not None
-        if buffer.stop_sample < max(network.window_samples, self.sorter.preprocessing.min_samples):
-            return no_spikes()
-        ended = buffer.get_num_samples() == buffer.stop_sample
-        after = network.window_samples - network.peak_offset_samples - 1 + self._filter_margin
-        blanked = self._prepared.blanked
-        known = buffer.stop_sample
-        if not ended and blanked is not None:
-            known = blanked.certain_until(known)
-        ready = known if ended else known - after
-        found = []
-        with one_thread_each():
-            while self._next < ready:
-                length = self._grid
-                if isinstance(network, PursuitNetwork) and not ended:
-                    length = min(length, (ready - self._next) // network.stride * network.stride)
-                if self._follower is not None:  # one cell at a time
-                    length = min(length, self._grid - self._next % self._grid)
-                if length == 0 or (self._next + length > ready and not ended):
-                    break
-                found.append(self._in_stream(self._detector.push(self._outputs(length), self._next)))
-                self._next += length
-        history = 0 if blanked is None else blanked.reach_samples
-        # What is not certain yet is looked at again, with all that decides on it.
-        first = min(self._next - network.peak_offset_samples - self._filter_margin, known)
-        buffer.forget(first - 2 * history)
-        if blanked is not None:
-            old = blanked.forget(self._next - round(self.sampling_frequency))
-            self._blanked.extend([old + self._start] if len(old) else [])
-        return _joined(found)
-
-    def _outputs(self, length: int) -> np.ndarray:
-        """Outputs of the next samples, (length / stride, U)."""
-        network, start = self.sorter.network, self._next
-        if self._follower is None:
-            return compute_block(network, self._prepared, start, length).outputs
-        if self._cell is None or self._cell.cell != start // self._grid:
-            if self._cell is not None:
-                self._cell.end()
-            self._cell = self._follower.piecewise(start // self._grid)
-            self._shifts[start + self._start] = self._cell.shift_um
-        stop = min(self._prepared.num_samples, start + length)
-        return self._cell.scores(network.filtered(*window_of(network, self._prepared, start, stop)))
-
-    def _in_stream(self, spikes: Spikes) -> Spikes:
-        """Spikes of this stretch, at the stream's samples."""
-        assert self._buffer is not None
-        sample = spikes.sample_index
-        kept = (sample >= 0) & (sample < self._buffer.stop_sample)
-        kept &= ~within(sample, self._prepared.blanked_stretches(0, self._buffer.stop_sample))
-        return Spikes(sample[kept] + self._start, spikes.unit_index[kept], spikes.probability[kept])
-
-
-def _joined(found: list[Spikes]) -> Spikes:
-    if not found:
-        return no_spikes()
-    columns = [
-        np.concatenate([getattr(spikes, name) for spikes in found])
-        for name in ("sample_index", "unit_index", "probability")
-    ]
-    order = np.lexsort((columns[1], columns[0]))
-    return Spikes(*(column[order] for column in columns))

@@ -39,7 +39,7 @@ from esort.handling import handling_of, marked
 from esort.health import check_recording
 from esort.interpolation import InterpolatedRecording
 from esort.outcome import sort_subject
-from esort.page.content import _facts
+from esort.page.facts import describe_facts
 from esort.recordings import RecordingPath
 from esort.resampling import ResampledRecording
 from esort.sorter import Sorter
@@ -281,7 +281,7 @@ def test_blanked_stretches_are_listed_in_json_and_report(world, tmp_path, caplog
     assert listed["stretches_s"][0][0] == pytest.approx(STIMULI[0] / RATE, abs=0.003)
     assert "4 stretches, 0.0" in caplog.text
     assert "no spike is reported in them; defects.json lists them" in caplog.text
-    facts = dict(_facts(outcome.run, world.sorter.card))
+    facts = dict(describe_facts(outcome.run, world.sorter.card))
     assert facts["blanked"].startswith("4 artefacts, 0.0")
 
 
