@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from esort.executor import Executor, ThreadExecutor
-from esort.files import plain, write_atomically, write_json
+from esort.files import plain, read_json, write_atomically, write_json
 from esort.inference import BLOCK_S
 from esort.motion import FollowedMotion
 from esort.postprocess import Spikes
@@ -35,6 +34,14 @@ CHUNK_S = 300.0
 _COLUMNS = {"sample_index": "<i8", "unit_index": "<i8", "probability": "<f4"}
 _BLANKED = "blanked"
 _MOTION = ("times_s", "depths_um", "shift_um")
+# Type and axes of all that a chunk holds.
+_KEPT = {
+    **{name: (dtype, "spikes") for name, dtype in _COLUMNS.items()},
+    _BLANKED: ("<i8", "stretches", "ends"),
+    "times_s": ("<f8", "times"),
+    "depths_um": ("<f8", "depths"),
+    "shift_um": ("<i8", "times", "depths"),
+}
 # Spikes that are in memory at once when a sorting is written.
 _SPIKES_AT_ONCE = 2**20
 
@@ -59,10 +66,13 @@ class ChunkFolder:
         Raises
         ------
         ValueError
-            If there are chunks of another sorting and they are to be gone on with.
+            If there are chunks of another sorting and they are to be gone on with, or their note is damaged.
         """
         if resume and self._note.is_file():
-            found = json.loads(self._note.read_text(encoding="utf-8"))
+            try:
+                found = read_json(self._note)
+            except ValueError as error:
+                raise ValueError(f"{error}: start anew with resume=false") from None
             wanted = plain(self.identity)
             different = sorted(
                 name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
@@ -83,21 +93,10 @@ class ChunkFolder:
         ValueError
             If the file is not as it was written.
         """
-        path = self._path(start_sample)
-        if not path.is_file():
+        if not self._path(start_sample).is_file():
             return None
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}  # a damaged one fails here
-                columns = [arrays[name] for name in _COLUMNS]
-            shapes = {column.shape for column in columns}
-            types = [column.dtype.str for column in columns]
-            if len(shapes) != 1 or columns[0].ndim != 1 or types != list(_COLUMNS.values()):
-                raise ValueError(f"shapes {shapes}, types {types}")
-        except Exception as error:  # noqa: BLE001 (zip, zlib and NumPy have errors of many kinds)
-            reason = " ".join(str(error).split())[:100]
-            raise ValueError(f"{path} is damaged ({reason}): start anew with resume=false") from None
-        return Spikes(*columns)
+        columns = self._arrays(start_sample, tuple(_COLUMNS))
+        return Spikes(*columns.values())
 
     def save(
         self,
@@ -107,10 +106,11 @@ class ChunkFolder:
         motion: FollowedMotion | None = None,
     ) -> None:
         """Keep the spikes of a chunk, what of it was blanked and the motion; the file is whole or absent."""
-        columns = {name: getattr(spikes, name).astype(dtype) for name, dtype in _COLUMNS.items()}
+        columns = {name: getattr(spikes, name) for name in _COLUMNS}
         columns[_BLANKED] = np.zeros((0, 2), dtype=np.int64) if blanked is None else blanked
         if motion is not None:
             columns |= {name: getattr(motion, name) for name in _MOTION}
+        columns = {name: np.asarray(values, dtype=_KEPT[name][0]) for name, values in columns.items()}
         if not self._note.is_file():
             write_json(self._note, self.identity)
         with write_atomically(self._path(start_sample)) as partial:
@@ -134,17 +134,15 @@ class ChunkFolder:
         """Stretches of all chunks that were blanked, int64 (K, 2)."""
         found = [np.zeros((0, 2), dtype=np.int64)]
         for start in starts:
-            with np.load(self._path(start)) as stored:
-                found.append(stored[_BLANKED])
+            found.append(self._arrays(start, (_BLANKED,))[_BLANKED])
         return merged(np.concatenate(found))
 
     def motion(self, starts: Iterable[int]) -> FollowedMotion | None:
         """Motion in all chunks; None where nothing followed it."""
         parts = []
         for start in starts:
-            with np.load(self._path(start)) as stored:
-                if set(_MOTION) <= set(stored.files):
-                    parts.append(FollowedMotion(**{name: stored[name] for name in _MOTION}))
+            if arrays := self._arrays(start, _MOTION, optional=True):
+                parts.append(FollowedMotion(**arrays))
         return FollowedMotion.joined(parts)
 
     def clear(self) -> None:
@@ -155,6 +153,35 @@ class ChunkFolder:
     @property
     def _note(self) -> Path:
         return self.folder / "note.json"
+
+    def _arrays(
+        self, start_sample: int, names: tuple[str, ...], *, optional: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Arrays of a chunk, of the types and shapes in which they were kept; nothing where all may lack.
+
+        Raises
+        ------
+        ValueError
+            If the file is not as it was written.
+        """
+        path = self._path(start_sample)
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                if optional and not set(names) & set(stored.files):
+                    return {}
+                arrays = {name: stored[name] for name in names}  # a damaged one fails here
+            sizes = {"ends": 2}
+            for name, array in arrays.items():
+                dtype, *axes = _KEPT[name]
+                if array.dtype.str != dtype or array.ndim != len(axes):
+                    raise ValueError(f"{name} of type {array.dtype.str} and shape {array.shape}")
+                for axis, size in zip(axes, array.shape, strict=True):
+                    if sizes.setdefault(axis, size) != size:
+                        raise ValueError(f"{name} has {size} {axis}, others have {sizes[axis]}")
+        except Exception as error:  # noqa: BLE001 (zip, zlib and NumPy have errors of many kinds)
+            reason = " ".join(str(error).split())[:100]
+            raise ValueError(f"{path} is damaged ({reason}): start anew with resume=false") from None
+        return arrays
 
     def _loaded(self, start_sample: int) -> Spikes:
         spikes = self.load(start_sample)

@@ -210,6 +210,25 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
         partial.write_text(text + "\n", encoding="utf-8")
 
 
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read an object that `write_json` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is damaged; one line names it.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: no JSON ({' '.join(str(error).split())[:100]})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
 def plain(content: Any) -> Any:
     """Return `content` in terms of dict, list, str, int, float, bool and None only.
 

@@ -125,14 +125,42 @@ class Manifest:
         names = {one.name for one in fields(cls)}
         if set(content) != names:
             raise ValueError(f"{path}: missing or unknown fields {sorted(set(content) ^ names)!r:.80}")
-        kinds = {"inputs": dict, "config": dict, "seeds": dict, "versions": dict, "outputs": dict}
-        for name, kind in kinds.items():
-            if not isinstance(content[name], kind):
-                raise ValueError(f"{path}: {name} must be an object, got {content[name]!r:.40}")
-        stretch = content["stretch"]
-        if not (isinstance(stretch, list) and len(stretch) == 2 and all(isinstance(s, int) for s in stretch)):
-            raise ValueError(f"{path}: stretch must be two whole numbers, got {stretch!r:.40}")
-        return cls(**content | {"stretch": tuple(stretch)})
+        try:
+            _check_kinds(content)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        return cls(**content | {"stretch": tuple(content["stretch"])})
+
+
+def _check_kinds(content: dict[str, Any]) -> None:
+    """Refuse a manifest that says something else than it must, whoever wrote it."""
+    for name in ("inputs", "config", "seeds", "versions", "outputs"):
+        _expect(name, content[name], dict, "an object")
+    for name in ("versions", "outputs"):
+        for key, value in content[name].items():
+            _expect(f"{name}.{key!r:.40}", value, str, "a text")
+    for name in ("command", "config_sha256", "spikes_sha256", "created"):
+        _expect(name, content[name], str, "a text")
+    stretch = content["stretch"]
+    if not (isinstance(stretch, list) and len(stretch) == 2 and all(type(one) is int for one in stretch)):
+        raise ValueError(f"stretch must be two whole numbers, got {stretch!r:.40}")
+    _expect("thresholds", content["thresholds"], (float, int, type(None)), "a number or null")
+    inputs = content["inputs"]
+    recording = _expect("inputs.recording", inputs.get("recording"), dict, "an object")
+    _expect("inputs.recording.opened", recording.get("opened"), dict, "an object")
+    _expect("inputs.recording.fingerprint", recording.get("fingerprint"), str, "a text")
+    _expect("inputs.recording.sha256", recording.get("sha256"), (str, type(None)), "a text or null")
+    for name in ("checkpoint", "backbone"):
+        if name in inputs or name == "checkpoint":
+            entry = _expect(f"inputs.{name}", inputs.get(name), dict, "an object")
+            for part in ("path", "sha256"):
+                _expect(f"inputs.{name}.{part}", entry.get(part), str, "a text")
+
+
+def _expect(name: str, value: Any, kind: type | tuple[type, ...], words: str) -> Any:
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} must be {words}, got {value!r:.40}")
+    return value
 
 
 def make_manifest(

@@ -68,7 +68,7 @@ def parse_message(parts: list[bytes]) -> tuple[dict[str, Any], np.ndarray] | Non
         content = header["content"]
         wanted = {name: int(content[name]) for name in ("channel_num", "num_samples", "sample_num")}
         rate = float(content["sample_rate"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"expected a header of Open Ephys' ZMQ Interface, got {parts[1][:80]!r}") from error
     if len(parts[2]) != 4 * wanted["num_samples"]:
         raise ValueError(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from esort.files import write_json
+from esort.files import read_json, write_json
 from esort.labels import LabelledSpikes
 from esort.network import SpikeNetwork
 
@@ -84,19 +84,25 @@ class TrainingFiles:
         Raises
         ------
         ValueError
-            If the files are another training's.
+            If the files are another training's, or their note is damaged.
         """
         if not self.note.exists():
             self.clear()
             write_json(self.note, {"digest": self.digest, "metrics": None})
             return None
-        content = json.loads(self.note.read_text())
-        if content["digest"] != self.digest:
+        try:
+            content = read_json(self.note)
+            metrics = content.get("metrics")
+            if metrics is not None and not _are_numbers(metrics):
+                raise ValueError(f"{self.note} is damaged: metrics must be numbers, got {metrics!r:.80}")
+        except ValueError as error:
+            raise ValueError(f"{error}; start anew with resume=false") from None
+        if content.get("digest") != self.digest:
             raise ValueError(
                 f"{self.folder} holds a training with other settings, labels or traces: resume it with "
                 "the same ones, or start anew with resume=false"
             )
-        return content["metrics"]
+        return metrics
 
     def finish(self, metrics: dict[str, float]) -> None:
         """Note that the training has been finished."""
@@ -107,3 +113,10 @@ class TrainingFiles:
         state = torch.load(self.best, map_location="cpu", weights_only=True)["state_dict"]
         network.load_state_dict({name.removeprefix("network."): value for name, value in state.items()})
         network.eval()
+
+
+def _are_numbers(metrics: Any) -> bool:
+    return isinstance(metrics, dict) and all(
+        value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+        for value in metrics.values()
+    )

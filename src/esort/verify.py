@@ -137,9 +137,13 @@ def _opened(opening: Callable[[], Any]) -> Any:
 def _recording(manifest: Manifest, moved: str | None) -> BaseRecording:
     described = manifest.inputs["recording"]["opened"]
     known = {one.name for one in fields(RecordingPath)}
-    if not isinstance(described, dict) or not set(described) <= known:
+    described = described | ({} if moved is None else {"path": moved})
+    if not set(described) <= known:
         raise ValueError("the manifest does not say how the recording is opened")
-    return RecordingPath(**described | ({} if moved is None else {"path": moved})).open_checked()[0]
+    try:
+        return RecordingPath(**described).open_checked()[0]
+    except TypeError as error:  # a number in the place of a path, or nothing there
+        raise ValueError(f"the manifest does not say how the recording is opened: {error}") from None
 
 
 def _recording_findings(manifest: Manifest, opened: BaseRecording | str) -> list[Finding]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.resources import files
@@ -239,8 +238,16 @@ def _load(path: str) -> TemplateBank:
                     f"expected a template bank of format 1, got format {header['format']} at {path}"
                 )
             arrays = {name: stored[name] for name in stored.files if name != "header"}
-    except (KeyError, OSError, EOFError, zipfile.BadZipFile, json.JSONDecodeError) as error:
-        raise ValueError(f"expected a template bank at {path}, could not read it: {error}") from error
+        return _unpacked(header, arrays, digest)
+    except Exception as error:
+        if str(error).startswith("expected a template bank"):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"expected a template bank at {path}, could not read it: {reason}") from error
+
+
+def _unpacked(header: dict, arrays: dict[str, np.ndarray], digest: str) -> TemplateBank:
+    """Return the bank of a file's header and arrays."""
 
     def unpack(planes: np.ndarray) -> np.ndarray:
         # The file holds the low bytes of all numbers, then the high bytes (they compress better so).

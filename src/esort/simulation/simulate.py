@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from spikeinterface.core import BaseRecording, BaseSorting, BinaryRecordingExtractor, NumpySorting, load
 
-from esort.files import new_folder_atomically, write_json
+from esort.files import new_folder_atomically, read_json, write_json
 from esort.simulation import mearec
 from esort.simulation.bank import TemplateBank
 from esort.simulation.population import Population, place_population
@@ -69,19 +69,34 @@ class Simulation:
         ------
         FileNotFoundError
             If the folder holds no complete simulation.
+        ValueError
+            If what it holds is damaged.
         """
         folder = Path(folder)
         if not _is_complete(folder):
             raise FileNotFoundError(f"expected a folder with a complete simulation, found none at {folder}")
-        units = json.loads((folder / "units.json").read_text())
+        try:
+            units = json.loads((folder / "units.json").read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{folder} is damaged: remove it, it is made anew ({error})") from None
         return cls(folder, load(folder / "recording"), load(folder / "sorting"), units)
 
     def motion(self) -> mearec.Motion:
-        """Return the true motion of the tissue."""
-        with np.load(self.folder / "motion.npz", allow_pickle=False) as stored:
-            return mearec.Motion(
-                stored["times_s"], stored["displacement_um"], stored["factor"], int(stored["num_steps"])
-            )
+        """Return the true motion of the tissue.
+
+        Raises
+        ------
+        ValueError
+            If its file is damaged.
+        """
+        try:
+            with np.load(self.folder / "motion.npz", allow_pickle=False) as stored:
+                return mearec.Motion(
+                    stored["times_s"], stored["displacement_um"], stored["factor"], int(stored["num_steps"])
+                )
+        except Exception as error:  # noqa: BLE001 (zip, zlib and NumPy have errors of many kinds)
+            reason = " ".join(str(error).split())[:100]
+            raise ValueError(f"{self.folder} is damaged: remove it, it is made anew ({reason})") from None
 
 
 def simulate(spec: SimulationSpec, cache_folder: str | os.PathLike[str]) -> Simulation:
@@ -128,7 +143,10 @@ def _is_complete(folder: Path) -> bool:
     if not (folder / _LAST_FILE).is_file():
         return False
     traces = folder / "recording" / "traces_cached_seg0.raw"
-    expected = json.loads((folder / _LAST_FILE).read_text()).get("traces_bytes")
+    try:
+        expected = read_json(folder / _LAST_FILE).get("traces_bytes")
+    except ValueError:
+        return False  # it is made anew
     return traces.is_file() and traces.stat().st_size == expected
 
 
