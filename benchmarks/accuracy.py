@@ -5,9 +5,10 @@
     python benchmarks/accuracy.py conditions=all seeds=0          # about half an hour
 
 For each condition and seed: ``train.py`` as a process of its own learns from 10 labelled spikes of each unit
-in the first half (after pretraining on a recording that shares no template), and sorts the second half.
-Then the same checkpoint sorts it again with each unit on its own. Scores are those of `esort.evaluation` at
-0.4 ms on the second half, which neither labels nor thresholds have seen.
+(``labels=``) in the first half, after pretraining on a recording that shares no template, and sorts the
+second half. Then the same checkpoint sorts it again with each unit on its own. Other sorters
+(``peers=lupin``) see the whole recording. Scores are those of `esort.evaluation` at 0.4 ms on the second
+half, which neither labels nor thresholds have seen.
 
 A *duplicate* is one event that two units have, and one neuron: a spike that is none of its own unit's neuron,
 within 0.4 ms of a spike that another unit has rightly. A unit is held to the neuron that its labels came
@@ -22,37 +23,48 @@ neurons that are not hopeless, where all spikes of unmatched units count as fals
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import spikeinterface
+from same_seconds import (  # beside this file
+    DELTA_MS,
+    ROOT,
+    command_of,
+    learn,
+    listed,
+    open_target,
+    overrides_of,
+    peers_on,
+    read_options,
+)
 
 from esort.evaluation import score
 from esort.files import write_json
-from esort.recordings import RecordingPath
 from esort.sorter import Sorter
 
-ROOT = Path(__file__).parents[1]
-DEFAULTS = {"conditions": "static", "seeds": "0,1,2", "output": "benchmarks/results/accuracy.json"}
-TEN_OF_128 = ["probe=neuropixels128", "label_budget=per_unit", "labels=10"]
-TEN = ["label_budget=per_unit", "labels=10"]
+DEFAULTS = {
+    "conditions": "static",
+    "seeds": "0,1,2",
+    "labels": "10",
+    "peers": "none",
+    "output": "benchmarks/results/accuracy.json",
+}
+OF_128 = ["probe=neuropixels128"]
 CONDITIONS = {
-    "static": TEN_OF_128,
-    "noisy": [*TEN_OF_128, "noise=high"],
-    "slow drift": [*TEN_OF_128, "drift=slow"],
-    "slow drift noisy": [*TEN_OF_128, "drift=slow", "noise=high"],
-    "32 channels": ["probe=neuronexus32", *TEN],
-    "generator": TEN,
-    "generator noisy": TEN,
-    "generator 128 channels": TEN,
-    "weak units": TEN,
-    "hopeless units": TEN,
+    "static": OF_128,
+    "noisy": [*OF_128, "noise=high"],
+    "slow drift": [*OF_128, "drift=slow"],
+    "slow drift noisy": [*OF_128, "drift=slow", "noise=high"],
+    "32 channels": ["probe=neuronexus32"],
+    "384 channels": ["probe=neuropixels"],
+    "generator": [],
+    "generator noisy": [],
+    "generator 128 channels": [],
+    "weak units": [],
+    "hopeless units": [],
 }
 # Of SpikeInterface's generator: channels, units, noise in uV, range of alpha, hopeless units.
 GENERATED = {
@@ -63,7 +75,6 @@ GENERATED = {
     "hopeless units": (32, 26, 8.0, (250.0, 700.0), 6),
 }
 HOPELESS_NORM = (2.0, 6.0)
-DELTA_MS = 0.4
 
 
 def generated(folder, condition, *, seed):
@@ -103,15 +114,6 @@ def generated(folder, condition, *, seed):
     sorting.save(folder=path / "sorting")
     sorting.remove_units(hopeless).save(folder=path / "without")
     return path, hopeless
-
-
-def overrides_of(path, sorting="sorting"):
-    """How `train.py` is told of a recording that was made here."""
-    return [
-        "recording=path",
-        f"recording.path={path / 'recording'}",
-        f"recording.ground_truth={path / sorting}",
-    ]
 
 
 def duplicates(truth, found, delta):
@@ -173,26 +175,16 @@ def pooled_over(scores, hopeless):
     return right / (right + wrong)
 
 
-def learn(overrides, seed, folder):
-    """Call ``train.py``; return the facts of the run, and seconds."""
-    begin = time.perf_counter()
-    command = [sys.executable, "train.py", *overrides, f"seed={seed}", f"hydra.run.dir={folder}"]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    seconds = time.perf_counter() - begin
-    return json.loads((folder / "run.json").read_text()), seconds
-
-
-def run(condition, seed, folder):
-    """Train, then sort both ways."""
+def run(condition, seed, labels, peers, folder):
+    """Train, then sort both ways, and let other sorters sort."""
     run_folder = folder / f"{condition.replace(' ', '-')}-{seed}"
-    overrides, hopeless, path = list(CONDITIONS[condition]), [], None
+    budget = ["label_budget=per_unit", f"labels={labels}", *CONDITIONS[condition]]
+    overrides, hopeless, path = budget, [], None
     if condition in GENERATED:
         path, hopeless = generated(folder, condition, seed=seed)
-        overrides += overrides_of(path)
-    facts, seconds = learn(overrides, seed, run_folder)
-    where = RecordingPath(path=str(ROOT / facts["recording"]))
-    recording = where.open()
-    truth = where.open_ground_truth() or spikeinterface.load(Path(facts["recording"]).parent / "sorting")
+        overrides = [*budget, *overrides_of(path)]
+    facts, _, seconds = learn(overrides, seed, run_folder)
+    recording, truth = open_target(facts)
     row = {"condition": condition, "seed": seed, "units": facts["num_units"], "seconds": seconds}
     stretch = facts["start_sample"], facts["stop_sample"]
     for name, competition in (("graph", True), ("alone", False)):
@@ -207,7 +199,7 @@ def run(condition, seed, folder):
             row[f"{name}_others"] = pooled_over(scores, hopeless)
     if hopeless:
         folder_without = run_folder.with_name(run_folder.name + "-without")
-        learn([*CONDITIONS[condition], *overrides_of(path, "without")], seed, folder_without)
+        learn([*budget, *overrides_of(path, "without")], seed, folder_without)
         model = folder_without / "model.safetensors"
         scores, doubled = measure(model, recording, truth, *stretch, competition=True)
         row |= {
@@ -215,23 +207,24 @@ def run(condition, seed, folder):
             "unlabelled_others": pooled_over(scores, hopeless),
             "unlabelled_duplicates": doubled,
         }
-    return row
+    return row | peers_on(facts, peers, seed, run_folder)
 
 
 def main(arguments):
-    options = DEFAULTS | dict(argument.split("=", 1) for argument in arguments)
-    unknown = sorted(set(options) - set(DEFAULTS))
-    conditions = options["conditions"].split(",") if options["conditions"] != "all" else list(CONDITIONS)
-    if unknown or not set(conditions) <= set(CONDITIONS):
-        sys.exit(f"expected {', '.join(DEFAULTS)} and conditions of {', '.join(CONDITIONS)}, got {arguments}")
+    options = read_options(arguments, DEFAULTS)
+    conditions = list(CONDITIONS) if options["conditions"] == "all" else listed(options["conditions"])
+    if not set(conditions) <= set(CONDITIONS):
+        sys.exit(f"expected conditions of {', '.join(CONDITIONS)}, got {options['conditions']}")
+    peers = listed(options["peers"])
     rows = []
     columns = ["condition", "seed", "units", "graph_pooled", "graph_mean", "graph_duplicates"]
     columns += ["alone_pooled", "alone_mean", "alone_duplicates", "seconds"]
+    columns += [f"{peer}_{name}" for peer in peers for name in ("pooled", "mean")]
     print("  ".join(f"{name:>16}" for name in columns))
     with tempfile.TemporaryDirectory() as folder:
         for condition in conditions:
-            for seed in options["seeds"].split(","):
-                rows.append(run(condition, int(seed), Path(folder)))
+            for seed in listed(options["seeds"]):
+                rows.append(run(condition, int(seed), options["labels"], peers, Path(folder)))
                 values = (rows[-1][name] for name in columns)
                 shown = (f"{value:.4f}" if isinstance(value, float) else str(value) for value in values)
                 print("  ".join(f"{text:>16}" for text in shown), flush=True)
@@ -248,7 +241,7 @@ def main(arguments):
         print(
             f"{condition}: pooled accuracy {pooled.mean():.4f}, from {pooled.min():.4f} to {pooled.max():.4f}"
         )
-    command = "python benchmarks/accuracy.py " + " ".join(f"{key}={options[key]}" for key in DEFAULTS)
+    command = command_of("accuracy", options)
     write_json(ROOT / options["output"], {"command": command, "rows": rows, "mean_pooled": means})
 
 

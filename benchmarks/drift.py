@@ -13,30 +13,31 @@ and *still* the same without motion.
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
-import spikeinterface
+import same_seconds
+from same_seconds import (
+    ROOT,
+    TEN,
+    command_of,
+    learn,
+    listed,
+    peers_on,
+    read_options,
+    show,
+)  # beside this file
 
-from esort.evaluation import score
 from esort.files import write_json
-from esort.peers import run_sorter_on
-from esort.recordings import RecordingPath
 
-ROOT = Path(__file__).parents[1]
 DEFAULTS = {
     "conditions": "still,zigzag,slow,fast,nonrigid",
     "seeds": "1",
     "peers": "lupin",
     "output": "benchmarks/results/drift.json",
 }
-LABELS = ["label_budget=per_unit", "labels=10"]
-DELTA_MS = 0.4
 DURATION_S = 60.0
 
 
@@ -90,22 +91,7 @@ def overrides_of(condition, seed, made, folder):
         return ["probe=neuropixels128", f"drift={condition}"]
     if seed not in made:
         made[seed] = generated(folder, seed=seed)
-    path = made[seed][condition]
-    return [
-        "recording=path",
-        f"recording.path={path / 'recording'}",
-        f"recording.ground_truth={path / 'sorting'}",
-    ]
-
-
-def learn(overrides, seed, folder):
-    """Call ``train.py``; return the facts of the run, its scores, and seconds."""
-    begin = time.perf_counter()
-    command = [sys.executable, "train.py", *LABELS, *overrides, f"seed={seed}", f"hydra.run.dir={folder}"]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    seconds = time.perf_counter() - begin
-    facts, scores = (json.loads((folder / name).read_text()) for name in ("run.json", "scores.json"))
-    return facts, scores, seconds
+    return same_seconds.overrides_of(made[seed][condition])
 
 
 def run(condition, seed, peers, made, folder):
@@ -114,50 +100,27 @@ def run(condition, seed, peers, made, folder):
     row = {"condition": condition, "seed": seed}
     for name, more in (("follows", []), ("stays", ["model.parameters.follows=false"])):
         run_folder = folder / f"{condition}-{seed}-{name}"
-        facts, scores, seconds = learn([*overrides, *more], seed, run_folder)
+        facts, scores, seconds = learn([*TEN, *overrides, *more], seed, run_folder)
         row |= {
             f"{name}_pooled": scores["pooled_accuracy"],
             f"{name}_mean": scores["mean_accuracy"],
             f"{name}_s": seconds,
         }
-    where = RecordingPath(path=str(ROOT / facts["recording"]))
-    recording = where.open()
-    truth = where.open_ground_truth() or spikeinterface.load(Path(facts["recording"]).parent / "sorting")
-    for peer in peers:
-        begin = time.perf_counter()
-        found = run_sorter_on(recording, peer, folder / f"{condition}-{seed}-{peer}", seed=seed)
-        seconds = time.perf_counter() - begin
-        stretch = {"start_sample": facts["start_sample"], "stop_sample": facts["stop_sample"]}
-        scores = score(truth, found, **stretch, delta_ms=DELTA_MS)
-        row |= {
-            f"{peer}_pooled": scores.pooled_accuracy,
-            f"{peer}_mean": scores.mean_accuracy,
-            f"{peer}_s": seconds,
-        }
-    return row
+    return row | peers_on(facts, peers, seed, folder / f"{condition}-{seed}")
 
 
 def main(arguments):
-    options = DEFAULTS | dict(argument.split("=", 1) for argument in arguments)
-    conditions = options["conditions"].split(",")
-    unknown = sorted(set(options) - set(DEFAULTS))
-    if unknown or not set(conditions) <= set(DEFAULTS["conditions"].split(",")):
-        sys.exit(
-            f"expected {', '.join(DEFAULTS)} and conditions of {DEFAULTS['conditions']}, got {arguments}"
-        )
-    peers = [] if options["peers"] == "none" else options["peers"].split(",")
+    options = read_options(arguments, DEFAULTS)
+    conditions, peers = listed(options["conditions"]), listed(options["peers"])
+    if not set(conditions) <= set(DEFAULTS["conditions"].split(",")):
+        sys.exit(f"expected conditions of {DEFAULTS['conditions']}, got {options['conditions']}")
     rows, made = [], {}
     with tempfile.TemporaryDirectory() as folder:
         for condition in conditions:
             for seed in map(int, options["seeds"].split(",")):
                 rows.append(run(condition, seed, peers, made, Path(folder)))
-                shown = (
-                    f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
-                    for name, value in rows[-1].items()
-                )
-                print("  ".join(shown), flush=True)
-    command = "python benchmarks/drift.py " + " ".join(f"{key}={options[key]}" for key in DEFAULTS)
-    write_json(ROOT / options["output"], {"command": command, "rows": rows})
+                show(rows[-1])
+    write_json(ROOT / options["output"], {"command": command_of("drift", options), "rows": rows})
 
 
 if __name__ == "__main__":
