@@ -48,6 +48,13 @@ def test_equal_curves_have_a_ratio_of_one():
     assert [one.bound for one in ratios] == [""] * 6
 
 
+def test_where_the_reference_makes_no_progress_nothing_is_compared():
+    reference = np.array([0.8, 0.9, 0.9, 0.8, 0.9004, 0.95])
+    ratios = labels_ratio(K, reference, K, reference)
+    assert [one.bound for one in ratios] == ["", "", "plateau", "plateau", "plateau", ""]
+    assert [one.ratio for one in ratios] == pytest.approx([1, 1, math.nan, math.nan, math.nan, 1], nan_ok=True)
+
+
 def test_out_of_reach_is_a_lower_bound():
     (one,) = labels_ratio(K, 0.5 * np.ones(6), np.array([10.0]), np.array([0.9]))
     assert (one.bound, one.ratio, one.labels) == ("at least", 5.0, 10.0)

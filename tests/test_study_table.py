@@ -75,6 +75,14 @@ def test_gain_is_paired_by_seed_and_ratio_is_at_equal_accuracy():
     assert rest[["gain", "labels_ratio"]].isna().all(axis=None)
 
 
+def test_no_ratio_where_the_baseline_makes_no_progress():
+    rows = [row | {"pooled_accuracy": min(row["pooled_accuracy"], 0.6)} for row in make_rows()]
+    summary = summarise(results_table(rows), SPEC)
+    transfer = summary[summary["training"] == "transfer"]
+    assert list(transfer["labels_ratio_bound"]) == ["at most", "", "plateau", "plateau"]
+    assert transfer["labels_ratio"].isna().tolist() == [False, False, True, True]
+
+
 def test_a_failed_run_counts_as_nothing_found_and_a_skipped_one_not_at_all():
     rows = make_rows()
     rows[0] |= {"status": "failed", "pooled_accuracy": 0.0, "mean_accuracy": 0.0}

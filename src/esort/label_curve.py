@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["ErrorCurve", "LabelsRatio", "fit_error_curve", "labels_for", "labels_ratio"]
+__all__ = ["RESOLUTION", "ErrorCurve", "LabelsRatio", "fit_error_curve", "labels_for", "labels_ratio"]
+
+RESOLUTION = 0.001
+"""Accuracies that differ by less are no progress."""
 
 
 def labels_for(labels: np.ndarray, accuracy: np.ndarray, wanted: float) -> float:
@@ -49,9 +52,10 @@ class LabelsRatio:
     accuracy : float
         What it reaches with them.
     ratio : float
-        Labels needed, over `labels`.
-    bound : {"", "at most", "at least"}
-        Whether the ratio is only known to be at most or at least this, because the curve ends.
+        Labels needed, over `labels`; NaN on a plateau.
+    bound : {"", "at most", "at least", "plateau"}
+        Whether the ratio is only known to be at most or at least this, because the curve ends; or the other
+        had reached this accuracy with fewer labels, to within `RESOLUTION`, so that nothing can be compared.
     """
 
     labels: float
@@ -79,7 +83,12 @@ def labels_ratio(
     """
     ratios = []
     best = np.maximum.accumulate(np.asarray(reference_accuracy, dtype=float))
-    for own, reached in zip(reference_labels, best, strict=True):
+    for own, reached, before in zip(reference_labels, best, [-np.inf, *best[:-1]], strict=True):
+        if reached < before + RESOLUTION:
+            ratios.append(
+                LabelsRatio(labels=float(own), accuracy=float(reached), ratio=math.nan, bound="plateau")
+            )
+            continue
         needed = labels_for(labels, accuracy, reached)
         bound = "at most" if accuracy[0] > reached + 1e-9 else ""
         if math.isinf(needed):

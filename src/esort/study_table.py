@@ -71,7 +71,8 @@ def summarise(table: pd.DataFrame, spec: StudySpec) -> pd.DataFrame:
     DataFrame
         ``n``, ``failed``; each score with ``_low`` and ``_high``; with a baseline also ``gain`` (difference
         of pooled accuracy from the baseline's, paired by seed) and, for a curve, ``labels_ratio``: labels
-        needed for what the baseline reaches with these labels, over these labels.
+        needed for what the baseline reaches with these labels, over these labels, in the seeds where the
+        baseline had not reached that with fewer (else ``labels_ratio_bound`` is "plateau").
     """
     import pandas as pd
 
@@ -166,6 +167,10 @@ def _ratio_columns(table: pd.DataFrame, row: dict[str, Any], spec: StudySpec) ->
             found.append(ratio)
     if not found:
         return nothing
+    compared = [one for one in found if one.bound != "plateau"]
+    if not compared:
+        return nothing | {"labels_ratio_bound": "plateau"}
+    found = compared
     mean, low, high = interval([math.log(one.ratio) for one in found])  # ratios multiply
     bounds = {one.bound for one in found} - {""}
     return _columns("labels_ratio", (math.exp(mean), math.exp(low), math.exp(high))) | {
