@@ -151,6 +151,11 @@ def test_a_shuffled_channel_map(healthy):
     assert "the channel map looks shuffled" in only(recording_of(healthy[:, order]), "map")
 
 
+def test_unsigned_samples_are_looked_at_like_others(healthy):
+    found = examine(recording_of((healthy.astype(int) + 32_768).astype(np.uint16)))
+    assert {one.level for one in found} == {"ok"}, [str(one) for one in found]
+
+
 def test_channels_that_have_nothing_in_common_say_nothing_of_the_map():
     traces = np.random.default_rng(0).normal(0, 20, (int(SECONDS * RATE), 16)).astype(np.int16)
     found = {one.check: one for one in examine(recording_of(traces))}
@@ -176,8 +181,10 @@ def test_positions_in_another_unit(healthy):
 
 
 def test_a_short_recording(healthy):
+    line = str(complaints(recording_of(healthy[: 6 * 30_000]))["length"])
+    assert "a unit of 1 Hz fires 6.0 times" in line
     line = str(complaints(recording_of(healthy[: 2 * 30_000]))["length"])
-    assert "a unit of 1 Hz fires 2.0 times" in line
+    assert "too short to learn units from, which takes 5 s at the least; a checkpoint can sort it" in line
 
 
 def test_lost_packets(healthy):
@@ -418,4 +425,21 @@ def test_real_recordings(capsys):
     assert "ok       map         neighbours are the channels most alike" in out
     stub = [f"recording.path={REAL / 'np_ultra_stub'}"]
     assert doctor.main(stub) == 0
-    assert "ok       channels    none of 384 looks dead or noisy" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "ok       channels    none of 384 looks dead or noisy" in out
+    assert "np_ultra_stub: can only be sorted, 0 fatal, 1 warning\n" in out
+
+
+@pytest.mark.skipif(not (REAL / "maxone_5x5").exists(), reason="the real recordings are not on this machine")
+def test_dead_channels_do_not_look_like_a_shuffled_map():
+    """Behind a common reference all that they have is the reference, so that they are alike."""
+    traces = np.fromfile(REAL / "maxone_5x5" / "traces_int16.raw", dtype=np.int16).reshape(-1, 25)
+    positions = np.loadtxt(REAL / "maxone_5x5" / "geometry_um.csv", delimiter=",", skiprows=1)
+    traces[:, [4, 7]] = 0
+    recording = NumpyRecording([traces], 20_000.0)
+    recording.set_dummy_probe_from_locations(positions)
+    recording.set_channel_gains(6.294)
+    recording.set_channel_offsets(0.0)
+    found = {one.check: one for one in doctor.examine(recording)}
+    assert "2 of 25 channels look dead (4, 7)" in found["channels"].text
+    assert (found["map"].level, found["map"].text) == ("ok", "neighbours are the channels most alike")

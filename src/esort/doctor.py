@@ -23,6 +23,7 @@ from esort.health import check_recording, check_signal, match_channels
 from esort.preprocessing import Preprocessing
 from esort.recordings import RecordingPath
 from esort.symptoms import (
+    LEARNABLE_S,
     Finding,
     bad_channels,
     channel_map,
@@ -117,15 +118,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     logging.getLogger("esort").setLevel(logging.ERROR)  # what it would warn of stands in the lines below
+    learnable = False
     try:
-        found = examine(spec.open(), card=card, learned_uv=_learned_noise(card, checkpoint))
+        recording = spec.open()
+        learnable = recording.get_total_duration() >= LEARNABLE_S
+        found = examine(recording, card=card, learned_uv=_learned_noise(card, checkpoint))
     except (OSError, ValueError) as error:
         found = [Finding(check="open", level="fatal", text=str(error))]
     for finding in found:
         print(finding)
     fatal = sum(finding.level == "fatal" for finding in found)
     warnings = sum(finding.level == "warning" for finding in found)
-    verdict = "cannot be sorted" if fatal else "can be sorted" if card else "can be learned from and sorted"
+    without = "can be learned from and sorted" if learnable else "can only be sorted"
+    verdict = "cannot be sorted" if fatal else "can be sorted" if card else without
     print(f"{spec.path}: {verdict}, {fatal} fatal, {warnings} {'warning' if warnings == 1 else 'warnings'}")
     return int(fatal > 0)
 

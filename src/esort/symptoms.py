@@ -32,6 +32,8 @@ MIN_NOISE_UV, MAX_NOISE_UV = 1.0, 100.0
 _MIN_STEPS = 0.6
 GAP_ADVICE = "cut the recording there and sort the parts one by one: spikes and filter do not cross a gap"
 _SHORT_S = 30.0
+# Below, even a unit of 1 Hz has too few spikes to be learned.
+LEARNABLE_S = 5.0
 _GAP_MS = 1.0
 # Peaks of this many noise levels count as spikes; Gaussian noise has that in this part of its samples.
 _PEAK_LEVELS, _BY_CHANCE = 5.0, 2.9e-7
@@ -82,6 +84,9 @@ def duration(recording: BaseRecording, preprocessing: Preprocessing) -> Finding:
         text = f"{num_samples} samples, the filter needs {preprocessing.min_samples}"
         return Finding(check="length", level="fatal", text=text)
     text = f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} minutes"
+    if seconds < LEARNABLE_S:
+        advice = "too short to learn units from, which takes 5 s at the least; a checkpoint can sort it"
+        return Finding(check="length", level="warning", text=f"{seconds:.1f} s", advice=advice)
     if seconds < _SHORT_S:
         advice = f"a unit of 1 Hz fires {seconds:.1f} times; learn from a longer recording of the same probe"
         return Finding(check="length", level="warning", text=f"{seconds:.1f} s", advice=advice)
@@ -181,10 +186,11 @@ def clipping(excerpt: Excerpt) -> list[Finding]:
 
 def bad_channels(recording: BaseRecording, excerpt: Excerpt, *, seed: int) -> list[Finding]:
     """Ask `spikeinterface.preprocessing.detect_bad_channels`, and look for constant channels."""
-    from spikeinterface.preprocessing import detect_bad_channels
+    from spikeinterface.preprocessing import detect_bad_channels, unsigned_to_signed
 
     num_channels = len(excerpt.channel_ids)
-    lows, highs = (np.stack([end(traces, axis=0) for traces in excerpt.raw]) for end in (np.min, np.max))
+    if np.dtype(recording.dtype).kind == "u":
+        recording = unsigned_to_signed(recording)  # its filter takes no others
     labels = np.full(num_channels, "good", dtype="U5")
     length = len(excerpt.raw[0])
 
@@ -207,7 +213,7 @@ def bad_channels(recording: BaseRecording, excerpt: Excerpt, *, seed: int) -> li
             # Where so many seem bad, its fixed limits do not suit the recording (wrong gain, white noise).
             if (by_coherence != "good").mean() <= _MAX_BAD:
                 labels = by_coherence
-    labels = np.where((lows == highs).all(axis=0), "dead", labels)
+    labels = np.where(_constant(excerpt), "dead", labels)
     found = []
     for label, words in (("dead", "dead"), ("noise", "noisy"), ("out", "outside of the tissue")):
         channels = np.flatnonzero(labels == label)
@@ -224,12 +230,16 @@ def channel_map(excerpt: Excerpt) -> Finding:
 
     Neighbouring contacts see the same background, more so the closer they are. Where channels resemble
     channels that are far away more than their neighbours, the wiring is probably not what the probe says.
+    Channels that never change are left out: all that they have behind a common reference is the reference.
     """
     nothing = "the background does not tell: channels have too little in common"
-    num_channels = len(excerpt.channel_ids)
+    alive = np.flatnonzero(~_constant(excerpt))
+    num_channels = len(alive)
     if num_channels < _MIN_CHANNELS_MAP:
         return Finding(check="map", level="ok", text=f"not looked at below {_MIN_CHANNELS_MAP} channels")
-    traces = np.concatenate(excerpt.filtered) / np.where(excerpt.noise > 0, excerpt.noise, 1)  # (N, C)
+    positions, noise_uv = excerpt.positions_um[alive], excerpt.noise[alive]
+    traces = np.concatenate([one[:, alive] for one in excerpt.filtered])  # (N, C)
+    traces = traces / np.where(noise_uv > 0, noise_uv, 1)
     # Beyond a few noise levels are spikes and artefacts, which a loud one would decide alone.
     traces = np.clip(traces[: 2**17], -6, 6)
     traces = traces - traces.mean(axis=0)
@@ -237,7 +247,7 @@ def channel_map(excerpt: Excerpt) -> Finding:
     alike = (traces / scale).T @ (traces / scale) / len(traces)  # (C, C)
     np.fill_diagonal(alike, -1)
     likest = alike.argmax(axis=1)
-    distances = np.linalg.norm(excerpt.positions_um[:, None] - excerpt.positions_um[None], axis=2)  # (C, C)
+    distances = np.linalg.norm(positions[:, None] - positions[None], axis=2)  # (C, C)
     # What the whole probe has in common says nothing of places.
     telling = alike.max(axis=1) > np.median(alike) + max(0.05, 5 / np.sqrt(len(traces)))
     if telling.sum() < _MIN_CHANNELS_MAP / 2:
@@ -278,6 +288,11 @@ def spike_rate(excerpt: Excerpt) -> Finding:
         advice = "more than 100 a second on each channel: look for artefacts or line noise"
         return Finding(check="spikes", level="warning", text=text, advice=advice)
     return Finding(check="spikes", level="ok", text=text)
+
+
+def _constant(excerpt: Excerpt) -> np.ndarray:
+    """Which channels never change at any place, bool (C,)."""
+    return np.all([(traces == traces[0]).all(axis=0) for traces in excerpt.raw], axis=0)
 
 
 def _nearest(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
