@@ -1,9 +1,11 @@
 """Copy tables and figures of studies into docs/results, with the commands that made them.
 
     python benchmarks/collect.py runs/label_efficiency-neuronexus32-dense runs/noise-neuronexus32-dense
+    python benchmarks/collect.py                                     # the page alone
 
 For each folder of a study: ``table.csv``, ``summary.csv``, ``figure.png``, ``study.json``, and what else it
-left for a curve; then ``docs/results/README.md`` is written anew from all that lie there.
+left for a curve; then ``docs/results/README.md`` is written anew from all that lie there, and from what the
+benchmarks against other sorters left in ``benchmarks/results``.
 """
 
 from __future__ import annotations
@@ -14,6 +16,10 @@ import shutil
 import sys
 from pathlib import Path
 
+import pandas as pd
+
+from esort.study_table import overall_labels_ratio
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 FILES = ("study.json", "table.csv", "summary.csv", "figure.png", "curve.json", "label_plan.csv")
@@ -22,8 +28,21 @@ HEADER = """# Results of the studies
 
 Written by `python benchmarks/collect.py FOLDER ...`. Pooled accuracy at 0.4 ms on time that no label came
 from; means over seeds with 95 % intervals by Student's t; source and target share no template. `table.csv`
-has a row for each run, `summary.csv` one for each point.
+has a row for each run, `summary.csv` one for each point. `gain`: difference from the baseline's pooled
+accuracy, paired by seed; `labels ratio`: labels needed for what the baseline reaches with these, over these
+("plateau": it had reached that with fewer).
 """
+# Of benchmarks/results: what is said of each, and the prefix of our own columns.
+AGAINST = {
+    "hybrid": (
+        "Real templates in noise as measured on a real probe, 64 channels, 10 labels of each unit",
+        "ours",
+    ),
+    "teacher": ("A student that learned from a teacher's first 30 s, and that teacher", "student"),
+    "peers_generator": ("SpikeInterface's generator, 10 labels of each unit", "graph"),
+    "peers_mearec": ("MEArec, 10 labels of each unit", "graph"),
+    "drift": ("Moving tissue, 10 labels of each unit", "follows"),
+}
 
 
 def collect(folder):
@@ -66,6 +85,33 @@ def section(folder):
         shown += [number(row["mean_accuracy"])]
         shown += [f"{number(row[name])} {bound(row, name)}".strip() for name in extra]
         lines.append("| " + " | ".join(shown) + " |")
+    lines += labels_ratio(folder)
+    return "\n".join(lines)
+
+
+def labels_ratio(folder):
+    """A line on all points of a curve; none for other figures."""
+    ratio = overall_labels_ratio(pd.read_csv(folder / "summary.csv", keep_default_na=False, na_values=[""]))
+    return [] if ratio != ratio else ["", f"Labels ratio over all points without bounds: {ratio:.2f}."]
+
+
+def against(name):
+    """What README says of a benchmark against other sorters: means over seeds."""
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text())
+    rows = pd.DataFrame(content["rows"])
+    title, own = AGAINST[name]
+    sorters = [column.removesuffix("_pooled") for column in rows if column.endswith("_pooled")]
+    sorters.sort(key=lambda sorter: sorter != own)
+    lines = [f"## {title}", "", f"`{content['command']}`", ""]
+    head = [f"{sorter}: pooled | mean of units" for sorter in sorters]
+    lines += ["| condition | seeds | " + " | ".join(head) + " |", "|" + "---|" * (2 + 2 * len(sorters))]
+    for condition, group in rows.groupby("condition", sort=False):
+        values = [group[f"{sorter}_{kind}"].mean() for sorter in sorters for kind in ("pooled", "mean")]
+        shown = ["" if value != value else f"{value:.3f}" for value in values]
+        lines.append(f"| {condition} | {len(group)} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
 
@@ -79,11 +125,10 @@ def bound(row, name):
 
 
 def main(arguments):
-    if not arguments:
-        sys.exit("expected the folder of at least one study, got none")
     for folder in arguments:
         print(f"docs/results/{collect(Path(folder))}")
     sections = [section(path.parent) for path in sorted(RESULTS.glob("*/study.json"))]
+    sections += [text for name in AGAINST if (text := against(name))]
     (RESULTS / "README.md").write_text("\n\n".join([HEADER.rstrip(), *sections]) + "\n")
 
 
