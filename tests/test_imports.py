@@ -28,7 +28,7 @@ FLOORS = [
         "grid study_table study_figure cost dashboards "
         "exports nwb phy backbones bootstrap spikeinterface_sorter "
         "inspect doctor page pretrained manifest memory verify",
-        "experiment plan runs sweep jobs study worker command optimise search",
+        "experiment sort_run objects plan runs sweep jobs study worker command optimise search",
     )
 ]
 # These import nothing of esort's but the file helpers and parts of themselves.
@@ -44,8 +44,20 @@ ONLY_IN = {
     "wandb": {"tracking"},
     "MEArec": {"simulation"},
     "optuna": {"optimise", "search"},
-    "hydra": {"experiment", "plan", "runs", "sweep", "jobs", "command", "optimise", "search"},
-    "omegaconf": {"experiment", "plan", "runs", "sweep", "jobs", "study", "worker", "command", "optimise"},
+    "hydra": {"experiment", "objects", "plan", "runs", "sweep", "jobs", "command", "optimise", "search"},
+    "omegaconf": {
+        "experiment",
+        "sort_run",
+        "objects",
+        "plan",
+        "runs",
+        "sweep",
+        "jobs",
+        "study",
+        "worker",
+        "command",
+        "optimise",
+    },
 }
 # What costs seconds to import, or binds arrays to one library, does not come in by the front door.
 FRAMEWORKS = {"torch", "jax", "cupy", "tensorflow", "array_api_strict", "pytorch_lightning"}

@@ -16,8 +16,8 @@ from esort.pursuit.coincidence import count_remains
 from esort.pursuit.examples import RowLabels
 from esort.pursuit.explain import Events, explain
 from esort.pursuit.injection import distance, inject, typical_amplitude
-from esort.pursuit.learning import score_thresholds
 from esort.pursuit.overlaps import conflict_table
+from esort.pursuit.scorer import score_thresholds
 
 NUM_ROWS = 32_000
 

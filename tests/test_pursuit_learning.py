@@ -17,8 +17,9 @@ from pursuit_data import (
 
 from esort.pursuit.examples import RowLabels
 from esort.pursuit.explain import explain
-from esort.pursuit.learning import first_network, learn_units, score_thresholds
+from esort.pursuit.learning import first_network, learn_units
 from esort.pursuit.recipe import Recipe
+from esort.pursuit.scorer import score_thresholds
 from esort.pursuit.shifting import shifted
 
 SHARED = {

@@ -9,6 +9,8 @@ from esort.card import Card
 from esort.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from esort.network import NetworkSpec, build_network
 from esort.preprocessing import Preprocessing
+from esort.pursuit.network import PursuitNetwork
+from esort.pursuit.scorer import scorer_of
 from esort.sorter import Sorter
 
 
@@ -96,15 +98,26 @@ def test_some_of_the_units(network, raw, chosen):
     np.testing.assert_array_equal(network.outputs(raw), whole)
 
 
-def test_many_units_in_groups(raw):
-    """More units than share a matrix product, in no order along the probe."""
+def test_many_units_in_no_order_along_the_probe(raw):
     order = np.random.default_rng(0).permutation(37)
     network = make_network(footprints(num_units=37)[order])
-    assert len(network.groups()) == 3
     with torch.no_grad():
         defined = network(torch.from_numpy(raw)[None])[0].numpy()
     found = network.outputs(raw)
     np.testing.assert_allclose(found, defined, atol=1e-3 * np.abs(defined).max())
+
+
+def test_arrays_rebuild_it(network, raw):
+    """What sorts has the arrays alone; the network can be made from them again."""
+    scorer = network.scorer()
+    assert scorer_of(network).sizes == scorer.sizes
+    assert scorer_of(scorer) is scorer.folded() is scorer
+    np.testing.assert_array_equal(scorer.outputs(raw), network.outputs(raw))
+    np.testing.assert_allclose(scorer.energies, network.energies.numpy(), rtol=1e-6)
+    np.testing.assert_array_equal(scorer.dense_heads(), network.dense_heads().numpy())
+    again = PursuitNetwork.of_arrays(scorer.sizes, scorer.arrays())
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, atol=0, rtol=0)
 
 
 def test_hyper_parameters_rebuild_it(network, raw):

@@ -26,7 +26,7 @@ def kernel_of(table, accepted, lowered):
 
 
 def test_phases_lie_in_the_middle_of_their_part_of_a_row():
-    np.testing.assert_allclose(phase_offsets().numpy(), (np.arange(8) - 3.5) / 8)
+    np.testing.assert_allclose(phase_offsets(), (np.arange(8) - 3.5) / 8)
 
 
 def test_a_spike_takes_its_whole_energy_away(network, table):

@@ -3,6 +3,8 @@
 import functools
 import json
 import logging
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -358,3 +360,22 @@ def test_train_and_sort_as_a_user_does(tmp_path, caplog):
     rest = spikes[spikes["sample_index"] >= facts["start_sample"]]
     np.testing.assert_array_equal(rest["sample_index"], of_training["sample_index"])
     np.testing.assert_array_equal(rest["unit_index"], of_training["unit_index"])
+
+
+def test_sorting_needs_no_pytorch(path, subject, whole, tmp_path):
+    """It takes longer to load than a minute takes to sort."""
+    recording = subject.recording.save(folder=tmp_path / "recording", verbose=False)
+    program = (
+        "import sys, numpy, esort.sort_run\n"
+        "from esort.sorter import Sorter\n"
+        "from spikeinterface.core import load\n"
+        "spikes = Sorter.load(sys.argv[1]).sort(load(sys.argv[2])).spikes\n"
+        "numpy.save(sys.argv[3], spikes.sample_index)\n"
+        "print(*{'torch', 'pytorch_lightning', 'matplotlib', 'pandas'} & set(sys.modules))"
+    )
+    found = tmp_path / "found.npy"
+    command = [sys.executable, "-c", program, path, tmp_path / "recording", found]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []
+    assert recording.get_num_samples() == subject.num_samples
+    np.testing.assert_array_equal(np.load(found), whole.spikes.sample_index)

@@ -1,4 +1,4 @@
-"""The phases of `train.py` and `sort.py`, from their objects (see `esort.plan`) to what they leave."""
+"""The phases of `train.py`, from their objects (see `esort.plan`) to what they leave."""
 
 from __future__ import annotations
 
@@ -8,35 +8,30 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from esort.announcement import announce
 from esort.backbones import find_or_make_backbone
 from esort.dashboards import show_lineage, show_outcome
-from esort.executor import Executor
-from esort.exports import check_exports
 from esort.files import write_json
 from esort.label_plan import COLUMNS, LabelPlanner
 from esort.labels import LabelledSpikes
-from esort.manifest import how_to_open, make_manifest
-from esort.memory import MemoryLimit
 from esort.outcome import Outcome, sort_subject
 from esort.page import try_page
-from esort.plan import TrainingPlan, make, target_of, threshold, whole_number
+from esort.plan import TrainingPlan
 from esort.recordings import RecordingPath
 from esort.report import plot_curve
 from esort.results import MODEL, RUN, SCORES, SUSPECTS
 from esort.runs import Run
-from esort.simulation import SimulationSpec
-from esort.sorter import Sorter
+from esort.sort_run import write_manifest
 from esort.study import run_study
 from esort.subject import Subject, open_subject
 from esort.teacher import Teacher
 from esort.teaching import agreement_with_teacher, draw_labels
-from esort.tracking import Tracker, TrackerSpec
+from esort.tracking import Tracker
 from esort.training import train_units
 
-__all__ = ["sort", "train"]
+__all__ = ["train"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,82 +63,8 @@ def _train_one(config: DictConfig, run: Run) -> dict[str, float]:
         if plan.mode == "pretrain":
             return _pretrain(plan, run.folder, tracker)
         metrics, outcome, target = _learn_and_sort(plan, run.folder, tracker)
-        _write_manifest("train", config, plan.target, target, outcome)
+        write_manifest("train", config, plan.target, target, outcome)
     return metrics
-
-
-def _write_manifest(
-    command: str,
-    config: DictConfig,
-    spec: SimulationSpec | RecordingPath,
-    subject: Subject,
-    outcome: Outcome,
-    thresholds: float | None = None,
-) -> None:
-    """Say last of all what belongs to the result; see `esort.verify`."""
-    content = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(content, dict)
-    make_manifest(
-        command,
-        outcome.folder,
-        sorting=outcome.sorting,
-        recording=subject.recording,
-        opened=how_to_open(spec, subject.source),
-        config={str(key): value for key, value in content.items() if key != "hydra"},
-        thresholds=thresholds,
-        whole_recording=bool(config.digest_recording),
-    ).save(outcome.folder)
-
-
-def sort(config: DictConfig) -> float | None:
-    """Sort a recording with a checkpoint.
-
-    Parameters
-    ----------
-    config : DictConfig
-        Composed from ``conf/sort.yaml``.
-
-    Returns
-    -------
-    float or None
-        Pooled accuracy where the ground truth is known.
-    """
-    run = Run.current(config)
-    if OmegaConf.is_missing(config, "checkpoint"):
-        raise ValueError("sort.py needs a checkpoint that train.py made: give checkpoint=FILE")
-    spec = target_of(config)
-    tracker_spec: TrackerSpec = make(config.logger)
-    executor: Executor = make(config.executor)
-    memory: MemoryLimit = make(config.memory)
-    thresholds = threshold(config.thresholds)
-    exports, session = check_exports(config.export), make(config.session)
-    num_workers = (
-        None if config.num_workers is None else whole_number("num_workers", config.num_workers, least=1)
-    )
-    checkpoint = Path(config.checkpoint).expanduser()
-    Sorter.load(checkpoint)  # a file that cannot be used is found before the recording is opened or made
-    with tracker_spec.open(run.folder, name=run.name) as tracker:
-        tracker.config(run.columns | {"checkpoint": str(checkpoint)})
-        subject = open_subject(spec, config.cache)
-        outcome = sort_subject(
-            checkpoint,
-            subject,
-            run.folder,
-            thresholds=thresholds,
-            num_workers=num_workers,
-            overwrite=bool(config.overwrite),
-            resume=bool(config.resume),
-            exports=exports,
-            session=session,
-            report=bool(config.report),
-            executor=executor,
-            memory=memory,
-        )
-        tracker.used(checkpoint, "model", "model")
-        show_outcome(tracker, subject, outcome)
-        _write_manifest("sort", config, spec, subject, outcome, thresholds)
-    announce(outcome)
-    return outcome.scores.pooled_accuracy if outcome.scores else None
 
 
 def _pretrain(plan: TrainingPlan, folder: Path, tracker: Tracker) -> dict[str, float]:

@@ -14,15 +14,14 @@ from time import perf_counter
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
-import torch
 
-from esort.network import SpikeNetwork
 from esort.prepared import PreparedRecording
 from esort.threads import available_cores, one_thread_each
 
 __all__ = [
     "BLOCK_S",
     "Block",
+    "Network",
     "block_samples",
     "compute_block",
     "output_blocks",
@@ -48,6 +47,27 @@ class Block(NamedTuple):
     """How far the tissue had moved, of a network that follows it."""
 
 
+class Network(Protocol):
+    """What sorting asks of a network: `esort.network.SpikeNetwork`, `esort.pursuit.scorer.PursuitScorer`."""
+
+    window_samples: int
+    peak_offset_samples: int
+
+    @property
+    def stride(self) -> int:
+        """See `SpikeNetwork.stride`."""
+
+    @property
+    def samples_at_once(self) -> int | None:
+        """See `SpikeNetwork.samples_at_once`."""
+
+    def outputs(self, traces: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:
+        """See `SpikeNetwork.outputs`."""
+
+    def filtered(self, traces: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:
+        """See `SpikeNetwork.filtered`."""
+
+
 class Follower(Protocol):
     """Tells from the blocks before one how far the tissue has moved, see `esort.pursuit.following`."""
 
@@ -63,7 +83,7 @@ class Follower(Protocol):
 
 
 def output_blocks(
-    network: SpikeNetwork,
+    network: Network,
     prepared: PreparedRecording,
     start_sample: int,
     stop_sample: int,
@@ -76,7 +96,7 @@ def output_blocks(
 
     Parameters
     ----------
-    network : SpikeNetwork
+    network : Network
         In evaluation mode.
     prepared : PreparedRecording
     start_sample, stop_sample : int
@@ -113,7 +133,7 @@ def output_blocks(
         pass
 
 
-def block_samples(network: SpikeNetwork, sampling_frequency: float) -> int:
+def block_samples(network: Network, sampling_frequency: float) -> int:
     """Length of a block, a multiple of the network's stride."""
     return round(BLOCK_S * sampling_frequency) // network.stride * network.stride
 
@@ -132,7 +152,7 @@ def _in_order(tasks: Iterator[Future[_Out]], workers: int) -> Iterator[_Out]:
 def _following(
     pool: ThreadPoolExecutor,
     workers: int,
-    network: SpikeNetwork,
+    network: Network,
     prepared: PreparedRecording,
     follower: Follower,
     starts: range,
@@ -161,7 +181,7 @@ class _Front(NamedTuple):
 
 
 def _observe_block(
-    network: SpikeNetwork, prepared: PreparedRecording, follower: Follower, start: int, length: int
+    network: Network, prepared: PreparedRecording, follower: Follower, start: int, length: int
 ) -> _Front:
     begin = perf_counter()
     traces, gains = window_of(network, prepared, start, min(prepared.num_samples, start + length))
@@ -178,12 +198,12 @@ def _follow_block(follower: Follower, front: _Front, shift_um: np.ndarray) -> Bl
     return Block(front.start_sample, outputs, front.read_filter_s, spent, shift_um)
 
 
-def compute_block(network: SpikeNetwork, prepared: PreparedRecording, start: int, length: int) -> Block:
+def compute_block(network: Network, prepared: PreparedRecording, start: int, length: int) -> Block:
     """Read, filter and run the network over [start, start + length) of a recording.
 
     Parameters
     ----------
-    network : SpikeNetwork
+    network : Network
         In evaluation mode.
     prepared : PreparedRecording
     start, length : int
@@ -195,17 +215,16 @@ def compute_block(network: SpikeNetwork, prepared: PreparedRecording, start: int
     traces, gains = window_of(network, prepared, start, stop)
     read = perf_counter()
     step = network.samples_at_once or stop - start
-    with torch.inference_mode():
-        parts = [
-            network.outputs(traces[offset : offset + step + margin], gains)
-            for offset in range(0, stop - start, step)
-        ]
+    parts = [
+        network.outputs(traces[offset : offset + step + margin], gains)
+        for offset in range(0, stop - start, step)
+    ]
     outputs = parts[0] if len(parts) == 1 else np.concatenate(parts)  # (N / stride, U)
     return Block(start, outputs, read - begin, perf_counter() - read)
 
 
 def window_of(
-    network: SpikeNetwork, prepared: PreparedRecording, start: int, stop: int
+    network: Network, prepared: PreparedRecording, start: int, stop: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Read all that the outputs of [start, stop) depend on; beyond the recording there is silence.
 

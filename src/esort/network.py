@@ -62,7 +62,8 @@ class SpikeNetwork(nn.Module):
         Only a network that filters for itself may be given gains, (C,): by these the traces are multiplied.
         """
         assert gains is None
-        return self(torch.from_numpy(traces)[None])[0].sigmoid().numpy()
+        with torch.inference_mode():
+            return self(torch.from_numpy(traces)[None])[0].sigmoid().numpy()
 
     def filtered(self, traces: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:
         """Band-pass and decimate, of a network that does it for itself: (T, C) to (C, T / stride)."""

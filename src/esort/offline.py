@@ -67,7 +67,7 @@ def sort_stretch(
     handling = handling_of(recording)
     result.bad_channel_ids = tuple(recording.channel_ids[handling.bad].tolist())
     by = sorter.cached_without(np.flatnonzero(handling.bad[order]))
-    least = max(sorter.network.window_samples, sorter.preprocessing.min_samples)
+    least = max(sorter.scorer.window_samples, sorter.preprocessing.min_samples)
     if num_samples < least:
         logger.warning(
             "the recording has %d samples, network and filter need %d: nothing to sort",
@@ -80,7 +80,7 @@ def sort_stretch(
         detector, prepared = by.detector(thresholds), by.prepare(recording)
         follower, shifts = by.follower(), dict[int, np.ndarray]()
         blocks = output_blocks(
-            by.network,
+            by.scorer,
             prepared,
             start_sample - detector.margin_samples,
             stop_sample + detector.margin_samples,
@@ -93,7 +93,7 @@ def sort_stretch(
         result.blanked = prepared.blanked_stretches(start_sample, stop_sample)
         result.spikes = _chosen(found, inside & ~within(found.sample_index, result.blanked))
         if follower is not None:
-            length = block_samples(by.network, prepared.sampling_frequency)
+            length = block_samples(by.scorer, prepared.sampling_frequency)
             result.motion = FollowedMotion.of_cells(
                 {
                     start: shift

@@ -98,6 +98,7 @@ def sort_subject(
     report: bool = False,
     executor: Executor | None = None,
     memory: MemoryLimit | None = None,
+    sorter: Sorter | None = None,
 ) -> Outcome:
     """Sort a stretch of a recording; write ``sorting/``, ``run.json``, ``scores.json``, pictures and exports.
 
@@ -130,6 +131,8 @@ def sort_subject(
         Who sorts the chunks; by default this process.
     memory : MemoryLimit, optional
         Kept by shorter chunks and less to look at; no spike depends on it.
+    sorter : Sorter, optional
+        Of the checkpoint, if it is loaded already.
 
     Returns
     -------
@@ -148,7 +151,7 @@ def sort_subject(
     if not overwrite and (folder / SORTING).exists():
         check_output(folder, overwrite=False)
     executor = ThreadExecutor() if executor is None else executor
-    sorter = Sorter.load(checkpoint)
+    sorter = Sorter.load(checkpoint) if sorter is None else sorter
     check_scale(subject.defects, sorter.noise_uv)
     handling = handling_of(subject.recording)
     digest = sha256_of_file(checkpoint)

@@ -1,4 +1,4 @@
-"""From a configuration to objects: whatever is wrong with it is found here, in seconds."""
+"""From the configuration of a training to its objects: whatever is wrong is found here, in seconds."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from esort.backbones import SOURCE_S
 from esort.checkpoint import load_card
@@ -15,6 +14,7 @@ from esort.fairness import check_apart
 from esort.label_plan import LabelPlanner
 from esort.labels import LabelBudget
 from esort.learning import LearningSpec
+from esort.objects import make, target_of, whole_number
 from esort.probes import ProbeSpec
 from esort.recordings import RecordingPath
 from esort.simulation import DriftSpec, NoiseSpec, SimulationSpec
@@ -23,7 +23,7 @@ from esort.teacher import Teacher
 from esort.tracking import TrackerSpec
 from esort.training import TrainingSettings
 
-__all__ = ["TrainingPlan", "make", "target_of", "threshold", "whole_number"]
+__all__ = ["TrainingPlan"]
 
 _MODES = ("pretrain", "finetune", "scratch")
 
@@ -140,32 +140,3 @@ def _is_usual(source: Any, target: SimulationSpec | RecordingPath) -> bool:
         seed=source.seed,
     )
     return bool(source == usual)
-
-
-def make(node: Any) -> Any:
-    """Instantiate a node of the configuration; its values are plain containers."""
-    return None if node is None else instantiate(node, _convert_="all")
-
-
-def target_of(config: DictConfig) -> SimulationSpec | RecordingPath:
-    """The recording to sort."""
-    if OmegaConf.is_missing(config.recording, "path"):
-        raise ValueError("recording=path needs a file or folder: give recording.path=PATH")
-    target: SimulationSpec | RecordingPath = make(config.recording.target)
-    return target
-
-
-def threshold(value: Any) -> float | None:
-    """Check a threshold for all units; None stands for the checkpoint's."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-        raise ValueError(f"thresholds must be a number in (0, 1], got {value!r}")
-    return float(value)
-
-
-def whole_number(name: str, value: Any, *, least: int) -> int:
-    """Check a number that the configuration gives."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    return value

@@ -9,9 +9,9 @@ with the rest, and for any number of workers.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,19 +23,19 @@ from esort.detector import Detector, Postprocessing, UnitTables
 from esort.handling import handling_of
 from esort.health import match_channels
 from esort.inference import output_blocks
-from esort.network import SpikeNetwork, build_network
 from esort.offline import sort_stretch
 from esort.prepared import PreparedRecording, prepare
 from esort.preprocessing import Preprocessing
 from esort.pursuit.detector import ScoreDetector
 from esort.pursuit.following import Follower
-from esort.pursuit.learning import score_thresholds
 from esort.pursuit.missing import learned_noise, without_channels
-from esort.pursuit.network import PursuitNetwork
+from esort.pursuit.scorer import PursuitScorer, PursuitSizes, score_thresholds, scorer_of
 from esort.sort_result import SortResult
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording
+
+    from esort.network import SpikeNetwork
 
 __all__ = ["Sorter"]
 
@@ -47,7 +47,7 @@ class Sorter:
 
     Parameters
     ----------
-    network : SpikeNetwork
+    network : SpikeNetwork or PursuitScorer
     card : Card
         Must have units.
     tables : UnitTables, optional
@@ -59,7 +59,9 @@ class Sorter:
         If the card is a backbone's, or does not fit the network.
     """
 
-    def __init__(self, network: SpikeNetwork, card: Card, tables: UnitTables | None = None) -> None:
+    def __init__(
+        self, network: SpikeNetwork | PursuitScorer, card: Card, tables: UnitTables | None = None
+    ) -> None:
         if card.is_backbone:
             raise ValueError(_BACKBONE)
         sizes = (network.num_channels, network.num_units, network.window_samples)
@@ -67,7 +69,10 @@ class Sorter:
         if sizes != of_card:
             raise ValueError(f"network and card differ in channels, units, window: {sizes} and {of_card}")
         self.card = card
-        self.network = network.folded()
+        self._network: Any = None if isinstance(network, PursuitScorer) else network.folded()
+        given: Any = network
+        self.scorer: Any = scorer_of(given) if card.network == "pursuit" else self._network
+        """What sorts: the network, or of a pursuit network what computes its scores."""
         self.tables = UnitTables() if tables is None else tables
         self.preprocessing = Preprocessing.from_dict(card.preprocessing)
         self.postprocessing = Postprocessing(**card.postprocess)
@@ -86,24 +91,37 @@ class Sorter:
         CheckpointError
             If the file cannot be believed, or its weights do not fit its network.
         """
-        card, weights = load_checkpoint(path, framework="torch")
+        card, weights = load_checkpoint(path)
         if card.is_backbone:
             raise CheckpointError(path, _BACKBONE)
         try:
             tables = UnitTables.from_weights(weights)
             tables.conflicts(card.num_units)  # checks that they fit
             check_weights_fit(card, weights)
-            network = build_network(card.network, card.network_parameters)
-            network.load_state_dict(weights)
-            return cls(network, card, tables)
+            return cls(_network_of(card, weights), card, tables)
         except UNFIT as error:
             raise CheckpointError(path, " ".join(str(error).split())[:300]) from None
 
     @property
+    def is_pursuit(self) -> bool:
+        """Whether scores are computed, not probabilities."""
+        return self.card.network == "pursuit"
+
+    @property
+    def network(self) -> SpikeNetwork:
+        """The network as PyTorch has it; of a pursuit network it is made when it is first asked for."""
+        if self._network is None:
+            from esort.pursuit.network import PursuitNetwork
+
+            self._network = PursuitNetwork.of_arrays(self.scorer.sizes, self.scorer.arrays())
+        network: SpikeNetwork = self._network
+        return network
+
+    @property
     def noise_uv(self) -> float:
         """Noise of the recording that was learned from: median over channels, in µV or its own unit."""
-        if isinstance(self.network, PursuitNetwork):
-            return float(np.median(learned_noise(self.network)))
+        if self.is_pursuit:
+            return float(np.median(learned_noise(self.scorer)))
         return float(np.median(self.card.noise_level_uv))
 
     def without_channels(self, channels: Iterable[int]) -> Sorter:
@@ -124,11 +142,12 @@ class Sorter:
             return self
         if bad.size == self.card.num_channels:
             raise ValueError(f"all {bad.size} channels are bad: expected at least 1 good one")
-        network, card = self.network, self.card
-        if isinstance(network, PursuitNetwork):
-            before = network.energies.numpy().astype(np.float64)
-            network = without_channels(network, bad)
-            after = network.energies.numpy().astype(np.float64)
+        network, card = self.scorer, self.card
+        if self.is_pursuit:
+            before = network.energies.astype(np.float64)
+            learned: Any = self.network
+            network = without_channels(learned, bad).scorer()
+            after = network.energies.astype(np.float64)
             # As high in the energy that is left, and as unlikely to be noise.
             left = after / np.where(before > 0, before, 1)
             thresholds = np.maximum(np.asarray(card.thresholds) * left, score_thresholds(after))
@@ -140,9 +159,14 @@ class Sorter:
 
     def follower(self) -> Follower | None:
         """What follows the tissue through a recording from its beginning; None: nothing does."""
-        if isinstance(self.network, PursuitNetwork) and self.network.follows:
-            return Follower(self.network)
+        if self.is_pursuit and self.scorer.follows:
+            return Follower(self.scorer)
         return None
+
+    def make_ready(self) -> None:
+        """Make the tables that sorting needs, and load what is compiled: otherwise the first block waits."""
+        self.detector()
+        self.follower()
 
     def prepare(self, recording: BaseRecording) -> PreparedRecording:
         """Put a recording behind the filter and scaling that the network learned with.
@@ -238,10 +262,10 @@ class Sorter:
             Probabilities or scores, see `SpikeNetwork.outputs`; a row for each multiple of the network's
             stride in [start_sample, stop_sample).
         """
-        stride = self.network.stride
+        stride = self.scorer.stride
         blocks = list(
             output_blocks(
-                self.network, prepared, start_sample, stop_sample, follower=self.follower(), num_workers=1
+                self.scorer, prepared, start_sample, stop_sample, follower=self.follower(), num_workers=1
             )
         )
         joined = np.concatenate([block.outputs for block in blocks])  # (N / stride, U)
@@ -256,9 +280,9 @@ class Sorter:
         thresholds : float or (U,) floats, optional
             Least probability of a spike; by default the card's thresholds.
         """
-        if isinstance(self.network, PursuitNetwork):
+        if self.is_pursuit:
             return ScoreDetector(
-                self.network,
+                self.scorer,
                 sampling_frequency=self.card.sampling_frequency,
                 thresholds=self.card.thresholds,
                 refractory_ms=self.postprocessing.refractory_ms,
@@ -273,6 +297,19 @@ class Sorter:
             num_units=self.card.num_units,
             tables=self.tables,
         )
+
+
+def _network_of(card: Card, weights: Mapping[str, np.ndarray]) -> SpikeNetwork | PursuitScorer:
+    """The network of a checkpoint; the one that needs no PyTorch is made without."""
+    if card.network == "pursuit":
+        return PursuitScorer(PursuitSizes(**card.network_parameters), weights)
+    import torch
+
+    from esort.network import build_network
+
+    network = build_network(card.network, card.network_parameters)
+    network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    return network
 
 
 def _as_plain(thresholds: float | Iterable[float]) -> float | list[float]:

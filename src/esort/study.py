@@ -29,7 +29,7 @@ from esort.files import write_atomically, write_json
 from esort.grid import OURS, StudySpec
 from esort.jobs import Job, code_digest, plan_jobs, study_command, study_name
 from esort.label_plan import needs_of_curves
-from esort.plan import make
+from esort.objects import make
 from esort.results import SCORES
 from esort.runs import Run
 from esort.study_figure import plot_study

@@ -62,4 +62,4 @@ def picture(path: str | os.PathLike[str], *, width_in: float, height_in: float) 
         figure = Figure(figsize=(width_in, height_in), layout="constrained")
         yield figure
         with write_atomically(path) as partial:
-            figure.savefig(partial, format="png")
+            figure.savefig(partial, format="png", pil_kwargs={"compress_level": 3})  # half the time, as small

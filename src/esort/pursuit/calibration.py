@@ -14,10 +14,10 @@ from esort.pursuit.coincidence import count_remains
 from esort.pursuit.examples import RowLabels
 from esort.pursuit.explain import Events, excess, explain, residual
 from esort.pursuit.injection import Answers, distance, inject, typical_amplitude
-from esort.pursuit.learning import score_thresholds
 from esort.pursuit.matching import match_events
 from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.overlaps import conflict_table
+from esort.pursuit.scorer import score_thresholds
 
 if TYPE_CHECKING:
     from esort.pursuit.recipe import Layout
@@ -73,7 +73,7 @@ def calibrate_scores(
     Calibration
         The reliability is over the `excess` of a score.
     """
-    energies = network.energies.numpy()
+    energies = network.scorer().energies
     base = score_thresholds(energies)
     events = explain(network, table, whitened, base, exclusion_rows=layout.exclusion_rows)
     left = residual(network, whitened, events)

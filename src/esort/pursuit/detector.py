@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -12,8 +12,11 @@ from esort.detector import UnitTables, no_spikes
 from esort.postprocess import ConflictTable, Spikes
 from esort.postprocess.stepwise import StepSizes, StepwiseSolver
 from esort.pursuit.explain import MAX_ROUNDS, excess, exclusion_rows
-from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.overlaps import AMPLITUDE_LIMITS, conflict_table
+from esort.pursuit.scorer import PursuitScorer, scorer_of
+
+if TYPE_CHECKING:
+    from esort.pursuit.network import PursuitNetwork
 
 __all__ = ["ScoreDetector"]
 
@@ -23,10 +26,10 @@ _STEP_MS, _AHEAD_MS, _BEHIND_MS = 5.0, 5.0, 1.0
 _EPOCH_STEPS, _WARM_UP_STEPS = 200, 10
 
 # A table takes a second to make, and a sorter makes a detector for each chunk.
-_tables: WeakKeyDictionary[PursuitNetwork, ConflictTable] = WeakKeyDictionary()
+_tables: WeakKeyDictionary[PursuitScorer | PursuitNetwork, ConflictTable] = WeakKeyDictionary()
 
 
-def _table_of(network: PursuitNetwork) -> ConflictTable:
+def _table_of(network: PursuitScorer | PursuitNetwork) -> ConflictTable:
     if network not in _tables:
         _tables[network] = conflict_table(network)
     return _tables[network]
@@ -40,7 +43,7 @@ class ScoreDetector:
 
     Parameters
     ----------
-    network : PursuitNetwork
+    network : PursuitScorer or PursuitNetwork
     sampling_frequency : float
         Of the recording, in Hz.
     thresholds : (U,) floats
@@ -56,7 +59,7 @@ class ScoreDetector:
 
     def __init__(
         self,
-        network: PursuitNetwork,
+        network: PursuitScorer | PursuitNetwork,
         *,
         sampling_frequency: float,
         thresholds: Sequence[float],
@@ -75,16 +78,17 @@ class ScoreDetector:
             epoch=_EPOCH_STEPS * step,
             warm_up=_WARM_UP_STEPS * step,
         )
-        self._settings: dict[str, Any] = {
+        self.settings: dict[str, Any] = {
             "table": _table_of(network) if competition else None,
             "thresholds": thresholds,
-            "energies": network.energies.numpy(),
+            "energies": scorer_of(network).energies,
             "exclusion_samples": exclusion_rows(rate_hz, refractory_ms),
             "max_rounds": MAX_ROUNDS,
             "amplitude_limits": AMPLITUDE_LIMITS,
             "stride": network.stride,
             "sizes": sizes,
         }
+        """Keywords of `StepwiseSolver`."""
         self._thresholds = np.asarray(thresholds, dtype=np.float64)
         self._reliability = tables.reliability
         self._least = np.broadcast_to(np.asarray(least_probability), self._thresholds.shape)
@@ -104,7 +108,7 @@ class ScoreDetector:
             Sample of the recording of the first row: where the rows before ended, or anywhere for the first.
         """
         if self._solver is None:
-            self._solver = StepwiseSolver(first_row=start_sample // self._stride, **self._settings)
+            self._solver = StepwiseSolver(first_row=start_sample // self._stride, **self.settings)
         assert start_sample == self._solver.stop_row * self._stride
         return self._believed(self._solver.push(scores))
 

@@ -8,14 +8,17 @@ Shapes: C channels, F filters, U units, G shifts, D depths, H channels of a unit
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numba
 import numpy as np
 
 from esort.pursuit.missing import learned_noise
 from esort.pursuit.moving import interpolation
-from esort.pursuit.network import PursuitNetwork
+from esort.pursuit.scorer import PursuitScorer, scorer_of
+
+if TYPE_CHECKING:
+    from esort.pursuit.network import PursuitNetwork
 
 __all__ = ["SHIFTS_UM", "CellEvidence", "MotionEvidence"]
 
@@ -58,12 +61,13 @@ class MotionEvidence:
 
     Parameters
     ----------
-    network : PursuitNetwork
+    network : PursuitScorer or PursuitNetwork
         Its units have learned where the shift is 0.
     """
 
-    def __init__(self, network: PursuitNetwork) -> None:
-        positions = network.positions.numpy().astype(np.float64)  # (C, 2)
+    def __init__(self, network: PursuitScorer | PursuitNetwork) -> None:
+        network = scorer_of(network)
+        positions = network.positions.astype(np.float64)  # (C, 2)
         low, high = positions[:, 1].min(), positions[:, 1].max()
         number = max(1, round((high - low) / _WINDOW_UM) - 1)
         margin = (high - low) / (number + 1)
@@ -78,8 +82,8 @@ class MotionEvidence:
             bank,
             np.ascontiguousarray(bank[:, :, _COARSE]),
             channels,
-            network.energies.numpy().astype(np.float32),
-            np.ascontiguousarray(network.filters.numpy().T),  # (Lb, F)
+            network.energies,
+            np.ascontiguousarray(network.filters.T),  # (Lb, F)
             network.filter_before,
             (1 / noise).astype(np.float32),
             _lists(distance <= _PEAK_UM),
@@ -122,14 +126,14 @@ class MotionEvidence:
         _add(evidence.total, evidence.quota, np.ascontiguousarray(filtered), first, last, *self._constant)
 
 
-def _centres(network: PursuitNetwork, positions: np.ndarray) -> np.ndarray:
+def _centres(network: PursuitScorer, positions: np.ndarray) -> np.ndarray:
     """Where the energy of each unit lies, (U, 2)."""
-    energy = network.footprints.square().sum(dim=2).double().numpy()  # (U, M)
-    where = positions[network.footprint_channels.numpy()]  # (U, M, 2)
+    energy = np.square(network.footprints).sum(axis=2).astype(np.float64)  # (U, M)
+    where = positions[network.footprint_channels]  # (U, M, 2)
     return (where * energy[:, :, None]).sum(axis=1) / np.maximum(energy.sum(axis=1), 1e-9)[:, None]
 
 
-def _bank(network: PursuitNetwork, positions: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _bank(network: PursuitScorer, positions: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Heads as they look at traces before the whitening, for each shift.
 
     Returns
@@ -138,14 +142,14 @@ def _bank(network: PursuitNetwork, positions: np.ndarray, noise: np.ndarray) -> 
     channels : int64 array, shape (U, H)
         The strongest, over all shifts.
     """
-    heads = network.dense_heads().numpy()  # (U, C, F)
+    heads = network.dense_heads()  # (U, C, F)
     present = np.isfinite(noise)
     whole = np.stack(
         [
             np.einsum(
                 "ucf,cd->udf",
                 heads,
-                network.whitening.numpy() @ interpolation(positions, np.full(len(positions), shift), present),
+                network.whitening @ interpolation(positions, np.full(len(positions), shift), present),
                 optimize=True,
             )
             for shift in SHIFTS_UM

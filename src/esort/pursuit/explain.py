@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
-import torch
 
 from esort.postprocess import ConflictTable, Spikes, conflict_margin_samples, join_chunks, solve_conflicts
-from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.overlaps import AMPLITUDE_LIMITS, NUM_PHASES, phase_offsets
+from esort.pursuit.scorer import PursuitScorer, scorer_of
 from esort.pursuit.shifting import shifted
 from esort.threads import map_in_threads
+
+if TYPE_CHECKING:
+    from esort.pursuit.network import PursuitNetwork
 
 __all__ = ["MAX_ROUNDS", "Events", "excess", "exclusion_rows", "explain", "residual", "solve"]
 
@@ -97,7 +99,7 @@ def solve(
 
 
 def explain(
-    network: PursuitNetwork,
+    network: PursuitScorer | PursuitNetwork,
     table: ConflictTable,
     whitened: np.ndarray,
     thresholds: np.ndarray,
@@ -108,7 +110,7 @@ def explain(
 
     Parameters
     ----------
-    network : PursuitNetwork
+    network : PursuitScorer or PursuitNetwork
     table : ConflictTable
         Of this network.
     whitened : float32 array, shape (C, T)
@@ -121,10 +123,11 @@ def explain(
     -------
     Events
     """
+    network = scorer_of(network)
     num_rows = whitened.shape[1]
     margin = conflict_margin_samples(table, exclusion_samples=exclusion_rows, max_rounds=MAX_ROUNDS)
     before, length = network.filter_before, network.filters.shape[1]
-    energies = network.energies.numpy()
+    energies = network.energies
 
     def explain_chunk(start: int) -> Spikes:
         stop = min(start + _CHUNK_ROWS, num_rows)
@@ -153,11 +156,12 @@ def explain(
     )
 
 
-def residual(network: PursuitNetwork, whitened: np.ndarray, events: Events) -> np.ndarray:
+def residual(network: PursuitScorer | PursuitNetwork, whitened: np.ndarray, events: Events) -> np.ndarray:
     """What is left of the traces when all events are taken away, float32 (C, T)."""
-    phases = torch.stack(
-        [shifted(network.footprints, float(offset)) for offset in phase_offsets()], dim=1
-    ).numpy()  # (U, P, M, L)
+    network = scorer_of(network)
+    phases = np.stack(
+        [shifted(network.footprints, float(offset)) for offset in phase_offsets()], axis=1
+    )  # (U, P, M, L)
     row = np.rint(events.time).astype(np.int64)
     phase = np.floor((events.time - row + 0.5) * NUM_PHASES).astype(np.int64).clip(0, NUM_PHASES - 1)
     left = np.array(whitened)
@@ -167,7 +171,7 @@ def residual(network: PursuitNetwork, whitened: np.ndarray, events: Events) -> n
         events.unit_index,
         phase,
         events.amplitude,
-        network.footprint_channels.numpy(),
+        network.footprint_channels,
         phases,
     )
     return left

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -9,8 +10,11 @@ import numpy as np
 from esort.motion import FollowedMotion
 from esort.pursuit.evidence import MotionEvidence
 from esort.pursuit.motion import CELL_S, NUM_CELLS, motion_around, shift_after
-from esort.pursuit.network import PursuitNetwork
+from esort.pursuit.scorer import PursuitScorer, scorer_of
 from esort.threads import map_in_threads
+
+if TYPE_CHECKING:
+    from esort.pursuit.network import PursuitNetwork
 
 __all__ = ["Follower", "PiecewiseCell", "can_follow", "motion_of"]
 
@@ -18,7 +22,7 @@ __all__ = ["Follower", "PiecewiseCell", "can_follow", "motion_of"]
 _LEAST_CONTACTS, _LEAST_EXTENT_UM = 16, 150.0
 
 # What evidence needs takes a moment to make, and each chunk has a follower of its own.
-_evidences: WeakKeyDictionary[PursuitNetwork, MotionEvidence] = WeakKeyDictionary()
+_evidences: WeakKeyDictionary[PursuitScorer | PursuitNetwork, MotionEvidence] = WeakKeyDictionary()
 
 
 class Follower:
@@ -28,19 +32,19 @@ class Follower:
 
     Parameters
     ----------
-    network : PursuitNetwork
+    network : PursuitScorer or PursuitNetwork
         One that follows.
     """
 
     num_cells = NUM_CELLS
     """Cells before one that decide on its shift."""
 
-    def __init__(self, network: PursuitNetwork) -> None:
+    def __init__(self, network: PursuitScorer | PursuitNetwork) -> None:
         if network not in _evidences:
             _evidences[network] = MotionEvidence(network)
         self._source = _evidences[network]
-        self._network = network
-        self._whitening = network.moved_whitening()
+        self._network = scorer_of(network)
+        self._whitening = self._network.moved_whitening()
         self._past: dict[int, np.ndarray] = {}
 
     @property
@@ -123,7 +127,9 @@ def can_follow(contact_positions_um: np.ndarray) -> bool:
     return len(contact_positions_um) >= _LEAST_CONTACTS and extent >= _LEAST_EXTENT_UM
 
 
-def motion_of(network: PursuitNetwork, filtered: np.ndarray, rate_hz: float) -> FollowedMotion:
+def motion_of(
+    network: PursuitScorer | PursuitNetwork, filtered: np.ndarray, rate_hz: float
+) -> FollowedMotion:
     """Find the motion in traces that are all there: (C, T), band-passed and decimated."""
     follower, length = Follower(network), round(CELL_S * rate_hz)
     ahead = network.filters.shape[1] - 1

@@ -14,10 +14,11 @@ from esort.pursuit.matching import match_events
 from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.overlaps import conflict_table
 from esort.pursuit.recipe import TAPER_MS, Layout, Recipe
+from esort.pursuit.scorer import score_thresholds
 from esort.pursuit.shifting import shifted
 from esort.threads import map_in_threads
 
-__all__ = ["first_network", "learn_units", "mean_footprints", "score_thresholds"]
+__all__ = ["first_network", "learn_units", "mean_footprints"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,18 +43,6 @@ _MIN_FREE = 4
 _MOST_LEFT, _LARGE = 1.6, 0.05
 # In rows: smaller offsets between labels and events are noise.
 _LATE = 0.1
-
-
-def score_thresholds(energies: np.ndarray) -> np.ndarray:
-    """Least score of a spike of each unit, from the energy of its detector.
-
-    A spike must be likelier than noise given how rare spikes are, stand out from the noise, and be no small
-    part of the footprint. (U,) to (U,).
-    """
-    # The score of an amplitude a is (a - 1/2) times the energy, which may be 0.
-    standing_out = 4.3 * np.sqrt(energies) - 0.5 * energies
-    thresholds: np.ndarray = np.maximum(np.maximum(7.3, standing_out), 0.1 * energies)
-    return thresholds
 
 
 def first_network(
@@ -96,7 +85,7 @@ def learn_units(
     layout, channels = recipe.layout, network.footprint_channels.numpy()
     table = conflict_table(network)
     for round_ in range(_CLAMPED_ROUNDS + _FREE_ROUNDS):
-        thresholds = score_thresholds(network.energies.numpy())
+        thresholds = score_thresholds(network.scorer().energies)
         free = round_ >= _CLAMPED_ROUNDS
         # At first nobody else may explain a labelled spike: units whose footprints are still poor would
         # lose theirs to their neighbours.

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from esort.pursuit.network import PursuitNetwork
+from esort.pursuit.scorer import PursuitScorer, scorer_of
 from esort.pursuit.whitening import zca_rows
+
+if TYPE_CHECKING:
+    from esort.pursuit.network import PursuitNetwork
 
 __all__ = ["learned_noise", "without_channels"]
 
 
-def learned_noise(network: PursuitNetwork) -> np.ndarray:
+def learned_noise(network: PursuitScorer | PursuitNetwork) -> np.ndarray:
     """Noise level of each channel that the network learned with, in µV behind its band-pass: (C,).
 
     Infinite where nobody listens.
     """
+    network = scorer_of(network)
     present = network.present_channels()
-    coloring = np.linalg.inv(network.whitening.double().numpy()[np.ix_(present, present)])
+    coloring = np.linalg.inv(network.whitening.astype(np.float64)[np.ix_(present, present)])
     level = np.full(network.num_channels, np.inf)
     level[present] = np.sqrt(np.square(coloring).sum(axis=1))
     return level
@@ -54,6 +58,8 @@ def without_channels(network: PursuitNetwork, channels: np.ndarray) -> PursuitNe
     ValueError
         If no channel is left.
     """
+    import torch  # few recordings have dead channels
+
     missing = np.zeros(network.num_channels, dtype=bool)
     missing[channels] = True
     if missing.all():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,14 +13,11 @@ from torch.nn import functional
 
 from esort.network import SpikeNetwork
 from esort.pursuit.bandpass import Bandpass
-from esort.pursuit.compiled import fir_bank
 from esort.pursuit.mixing import SparseRows
 from esort.pursuit.moving import MovedWhitening
+from esort.pursuit.scorer import PursuitScorer, PursuitSizes
 
 __all__ = ["PursuitNetwork"]
-
-# Units that share one matrix product over the channels that any of them needs.
-_GROUP_UNITS = 16
 
 
 class PursuitNetwork(SpikeNetwork):
@@ -29,6 +28,7 @@ class PursuitNetwork(SpikeNetwork):
     footprint and noise of level 1, a positive score says that a spike explains it better than silence.
 
     The shared parts, the temporal bank and the filter, know neither the number of channels nor their order.
+    Learning makes it, and it defines the scores; `scorer` computes them.
 
     Parameters
     ----------
@@ -68,47 +68,30 @@ class PursuitNetwork(SpikeNetwork):
     head_channels: Tensor
     heads: Tensor
 
-    def __init__(
-        self,
-        *,
-        step: int = 2,
-        lowpass_samples: int = 1,
-        highpass_samples: int = 1,
-        num_filters: int = 6,
-        filter_samples: int = 1,
-        filter_before: int = 0,
-        footprint_before: int = 0,
-        footprint_samples: int = 1,
-        num_footprint_channels: int = 1,
-        num_head_channels: int = 14,
-        num_components: int = 1,
-        follows: bool = False,
-        moved: bool = False,
-        **sizes: int,
-    ) -> None:
-        if not isinstance(follows, bool):
-            raise ValueError(f"follows must be true or false, got {follows!r}")
-        super().__init__(**sizes)
-        self.step = step
-        self.filter_before = filter_before
-        self.footprint_before = footprint_before
-        self.num_head_channels = num_head_channels
-        self.follows = follows
-        self.moved = bool(moved)
-        members = min(num_footprint_channels, self.num_channels)
-        heads = min(num_head_channels, self.num_channels)
-        self.register_buffer("lowpass", torch.zeros(lowpass_samples))
-        self.register_buffer("highpass", torch.zeros(highpass_samples))
-        self.register_buffer("positions", torch.zeros(self.num_channels, 2))
-        self.register_buffer("whitening", torch.zeros(self.num_channels, self.num_channels))
-        self.register_buffer("filters", torch.zeros(num_filters, filter_samples))
-        self.register_buffer("basis", torch.zeros(num_components, footprint_samples))
-        self.register_buffer("footprint_channels", torch.zeros(self.num_units, members, dtype=torch.int64))
-        self.register_buffer("footprints", torch.zeros(self.num_units, members, footprint_samples))
-        self.register_buffer("head_channels", torch.zeros(self.num_units, heads, dtype=torch.int64))
-        self.register_buffer("heads", torch.zeros(self.num_units, heads, num_filters))
-        self._groups: list[tuple[np.ndarray, slice, Tensor]] | None = None
-        self._sparse: dict[str, SparseRows] = {}
+    def __init__(self, **parameters: Any) -> None:
+        sizes = PursuitSizes(**parameters)
+        super().__init__(
+            num_channels=sizes.num_channels,
+            num_units=sizes.num_units,
+            window_samples=sizes.window_samples,
+            peak_offset_samples=sizes.peak_offset_samples,
+        )
+        self.step = sizes.step
+        self.filter_before = sizes.filter_before
+        self.footprint_before = sizes.footprint_before
+        self.num_head_channels = sizes.num_head_channels
+        self.follows = sizes.follows
+        self.moved = bool(sizes.moved)
+        for name, shape in sizes.shapes().items():
+            dtype = torch.int64 if name.endswith("_channels") else torch.float32
+            self.register_buffer(name, torch.zeros(shape, dtype=dtype))
+
+    @classmethod
+    def of_arrays(cls, sizes: PursuitSizes, arrays: Mapping[str, np.ndarray]) -> PursuitNetwork:
+        """Return the network of a `PursuitScorer`'s arrays, a copy of them."""
+        network = cls(**sizes.to_dict())
+        network.load_state_dict({name: torch.from_numpy(arrays[name]) for name in sizes.shapes()})
+        return network.eval()
 
     @property
     def stride(self) -> int:
@@ -120,7 +103,7 @@ class PursuitNetwork(SpikeNetwork):
         """See `SpikeNetwork.samples_at_once`."""
         return None
 
-    def hyper_parameters(self) -> dict[str, int]:
+    def hyper_parameters(self) -> dict[str, Any]:
         """Keywords that make a network of this size: plain values, as a card keeps them."""
         return {
             "num_channels": self.num_channels,
@@ -172,43 +155,45 @@ class PursuitNetwork(SpikeNetwork):
             scores.append(energy - self.energies / 2)
         return torch.stack(scores)
 
+    def scorer(self) -> PursuitScorer:
+        """What computes the scores on the processor, of the arrays as they are now."""
+        sizes = PursuitSizes(**self.hyper_parameters())
+        return PursuitScorer(sizes, {name: getattr(self, name).cpu().numpy() for name in sizes.shapes()})
+
     def outputs(self, traces: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:
         """See `SpikeNetwork.outputs`: scores, to the bit the same wherever the traces begin."""
         if self.heads.device.type != "cpu":
             scaled = torch.tensor(traces * (1.0 if gains is None else gains), dtype=torch.float32)
             return self(scaled.to(self.heads.device)[None])[0].cpu().numpy()
-        return self.scores(self.whitened(traces, gains)).T
+        return self.scorer().outputs(traces, gains)
 
     def present_channels(self) -> np.ndarray:
-        """Channels that are listened to: int64, ascending."""
-        return np.flatnonzero(np.diagonal(self.whitening.numpy()))
+        """See `PursuitScorer.present_channels`."""
+        return self.scorer().present_channels()
 
     def resting_whitening(self) -> np.ndarray:
-        """Whitening of traces where the tissue has not moved, float32 (C, C)."""
-        return self.moved_whitening().matrix(np.zeros(1), np.zeros(1))
+        """See `PursuitScorer.resting_whitening`."""
+        return self.scorer().resting_whitening()
 
     def moved_whitening(self) -> MovedWhitening:
-        """Whitening of traces wherever the tissue is."""
-        positions = self.positions.cpu().double().numpy()
-        return MovedWhitening(self.whitening.cpu().numpy(), positions, smooth=self.moved)
+        """See `PursuitScorer.moved_whitening`."""
+        return self.scorer().moved_whitening()
 
     def filtered(self, traces: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:
-        """Band-pass and decimate: (N, C) in µV, or as stored with gains (C,), to float32 (C, T)."""
+        """See `PursuitScorer.filtered`."""
         return self.bandpass.apply(traces, gains)
 
     def whitened(self, traces: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:
-        """Band-pass, decimate and whiten: (N, C) in µV, or as stored with gains (C,), to float32 (C, T)."""
-        if "whitening" not in self._sparse:
-            self._sparse["whitening"] = SparseRows(self.resting_whitening())
-        return self._sparse["whitening"] @ self.filtered(traces, gains)
+        """See `PursuitScorer.whitened`."""
+        return self.scorer().whitened(traces, gains)
 
     def features(self, whitened: np.ndarray) -> np.ndarray:
-        """Filter each channel with the temporal bank: (C, T) to float32 (C, F, T - Lb + 1)."""
-        return fir_bank(whitened, self.filters.numpy())
+        """See `PursuitScorer.features`."""
+        return self.scorer().features(whitened)
 
     def scores(self, whitened: np.ndarray) -> np.ndarray:
-        """Scores of all units: (C, T) to float32 (U, T - Lb + 1)."""
-        return self._sparse_heads().of_filtered(whitened, self.filters.numpy(), -self.energies.numpy() / 2)
+        """See `PursuitScorer.scores`."""
+        return self.scorer().scores(whitened)
 
     def dense_heads(self) -> Tensor:
         """Heads over all channels, (U, C, F)."""
@@ -216,33 +201,12 @@ class PursuitNetwork(SpikeNetwork):
         return dense.scatter_(1, self.head_channels[:, :, None].expand_as(self.heads), self.heads)
 
     def _sparse_heads(self) -> SparseRows:
-        if "heads" not in self._sparse:
-            self._sparse["heads"] = SparseRows(self.dense_heads().flatten(1).numpy())
-        return self._sparse["heads"]
-
-    def groups(self) -> list[tuple[np.ndarray, slice, Tensor]]:
-        """Units that lie together, the rows of the features that they need, and their weights on these."""
-        if self._groups is None:
-            self._groups = self._grouped()
-        return self._groups
-
-    def _grouped(self) -> list[tuple[np.ndarray, slice, Tensor]]:
-        num_filters = self.heads.shape[2]
-        centre = self.head_channels.float().mean(dim=1)
-        groups = []
-        for units in torch.argsort(centre, stable=True).split(_GROUP_UNITS):
-            channels = self.head_channels[units]  # (u, H)
-            first, last = int(channels.min()), int(channels.max()) + 1
-            weights = self.heads.new_zeros(len(units), last - first, num_filters)
-            weights.scatter_(1, (channels - first)[:, :, None].expand(-1, -1, num_filters), self.heads[units])
-            groups.append((units.numpy(), slice(first * num_filters, last * num_filters), weights.flatten(1)))
-        return groups
+        return self.scorer().sparse_heads()
 
     def of_units(self, unit_index: np.ndarray) -> PursuitNetwork:
         """See `SpikeNetwork.of_units`."""
         copy = deepcopy(self)
         copy.num_units = len(unit_index)
-        copy._groups, copy._sparse = None, {}
         for name in ("footprint_channels", "footprints", "head_channels", "heads"):
             copy.register_buffer(name, getattr(self, name)[torch.as_tensor(unit_index)].clone())
         return copy

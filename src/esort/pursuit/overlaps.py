@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
-from torch import Tensor
 
 from esort.postprocess import ConflictTable
-from esort.pursuit.network import PursuitNetwork
+from esort.pursuit.compiled import mix
+from esort.pursuit.scorer import PursuitScorer, scorer_of
 from esort.pursuit.shifting import shifted
 from esort.threads import map_in_threads
+
+if TYPE_CHECKING:
+    from esort.pursuit.network import PursuitNetwork
 
 __all__ = ["NUM_PHASES", "conflict_table", "doubt", "phase_offsets"]
 
@@ -30,16 +34,16 @@ _LEFT_OVER = 0.04
 _MOST_LEFT_OVER = 0.3
 # Of a unit of which nothing is left once the noise is taken off.
 _LEAST_ENERGY = 1e-6
-# How much likelier than noise a spike must be, for spikes are rare: as `learning.score_thresholds` has it.
+# How much likelier than noise a spike must be, for spikes are rare: as `scorer.score_thresholds` has it.
 _RARE = 7.3
 
 
-def phase_offsets() -> Tensor:
+def phase_offsets() -> np.ndarray:
     """Offsets of the phases from the row, in rows, shape (P,); as the post-processing counts them."""
-    return (torch.arange(NUM_PHASES) + 0.5) / NUM_PHASES - 0.5
+    return (np.arange(NUM_PHASES) + 0.5) / NUM_PHASES - 0.5
 
 
-def conflict_table(network: PursuitNetwork) -> ConflictTable:
+def conflict_table(network: PursuitScorer | PursuitNetwork) -> ConflictTable:
     """Pass each footprint through the network and note which units answer, at which lag, how much.
 
     To what an accepted spike explains in another unit's score is added the `doubt` about that score.
@@ -49,38 +53,36 @@ def conflict_table(network: PursuitNetwork) -> ConflictTable:
     ConflictTable
         NumPy arrays, kernels by phase.
     """
-    pairs: list[tuple[int, int]] = []
-    kernels: list[np.ndarray] = []
-    num_units = network.num_units
+    scorer = scorer_of(network)
     # Most answers are zero: all of them at once would grow with the square of the units.
-    edges_of = map_in_threads(lambda unit_index: _edges(network, unit_index), range(num_units))
-    for unit_index, edges in enumerate(edges_of):
-        for other, kernel in edges:
-            pairs.append((unit_index, other))
-            kernels.append(kernel)
-    del edges_of
+    edges = map_in_threads(lambda unit_index: _edges(scorer, unit_index), range(scorer.num_units))
+    pairs = [
+        np.column_stack([np.full(len(others), unit_index), others])
+        for unit_index, (others, _) in enumerate(edges)
+    ]
     return ConflictTable.from_pairs(
-        num_units,
-        np.array(pairs, dtype=np.int64).reshape(-1, 2),
-        np.stack(kernels) if kernels else np.zeros((0, NUM_PHASES, 1), dtype=np.float32),
+        scorer.num_units,
+        np.concatenate(pairs).astype(np.int64),  # (E, 2)
+        np.concatenate([kernels for _, kernels in edges]),  # (E, P, 2 R + 1)
     )
 
 
-def _edges(network: PursuitNetwork, unit_index: int) -> list[tuple[int, np.ndarray]]:
-    """Units that answer to one footprint enough to matter, and how, (P, 2 R + 1)."""
-    answers = _answers(network, unit_index)
-    edges = []
-    for other in np.flatnonzero(np.abs(answers).max(axis=(1, 2)) >= _LEAST_OVERLAP):
-        lags = np.flatnonzero((np.abs(answers[other]) >= _LEAST_OVERLAP).any(axis=0))
-        kernel = np.zeros_like(answers[other])
-        kernel[:, lags[0] : lags[-1] + 1] = answers[other][:, lags[0] : lags[-1] + 1]
-        if other != unit_index:
-            kernel += doubt(kernel, float(network.energies[other]))
-        edges.append((int(other), kernel))
-    return edges
+def _edges(scorer: PursuitScorer, unit_index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Units that answer to one footprint enough to matter, (n,), and how, (n, P, 2 R + 1)."""
+    units, answers = _answers(scorer, unit_index)
+    matters = (np.abs(answers) >= _LEAST_OVERLAP).any(axis=1)  # (n, 2 R + 1)
+    chosen = matters.any(axis=1)
+    units, kernels, matters = units[chosen], answers[chosen], matters[chosen]
+    lags = np.arange(kernels.shape[2])
+    first = matters.argmax(axis=1)[:, None]
+    last = len(lags) - 1 - matters[:, ::-1].argmax(axis=1)[:, None]
+    kernels *= ((lags >= first) & (lags <= last))[:, None]
+    others = units != unit_index
+    kernels[others] += doubt(kernels[others], scorer.energies[units[others], None, None])
+    return units, kernels
 
 
-def doubt(kernel: np.ndarray, energy: float) -> np.ndarray:
+def doubt(kernel: np.ndarray, energy: float | np.ndarray) -> np.ndarray:
     """How much more a score must be where an accepted spike of another unit may have left something.
 
     A score of noise alone has the variance E, the energy of its detector. What is left of a spike that
@@ -90,46 +92,48 @@ def doubt(kernel: np.ndarray, energy: float) -> np.ndarray:
 
     Parameters
     ----------
-    kernel : float array, shape (P, 2 R + 1)
+    kernel : float array, shape (..., P, 2 R + 1)
         The overlap k by phase and lag; the largest of a lag and those beside it counts.
-    energy : float
+    energy : float, or array that goes with the kernels
         Of the other unit's detector.
 
     Returns
     -------
-    float32 array, shape (P, 2 R + 1)
+    float32 array, shape (..., P, 2 R + 1)
         At most 0.3 k.
     """
     size = np.abs(kernel)
-    padded = np.pad(size, ((0, 0), (1, 1)))
-    around = np.maximum(np.maximum(padded[:, :-2], padded[:, 2:]), size)
+    around = size.copy()
+    np.maximum(around[..., 1:], size[..., :-1], out=around[..., 1:])
+    np.maximum(around[..., :-1], size[..., 1:], out=around[..., :-1])
     around[size == 0] = 0
-    extra = _RARE * (_LEFT_OVER * around) ** 2 / max(energy, _LEAST_ENERGY)
+    extra = _RARE * (_LEFT_OVER * around) ** 2 / np.maximum(energy, _LEAST_ENERGY)
     return np.minimum(extra, _MOST_LEFT_OVER * around).astype(np.float32)
 
 
-def _answers(network: PursuitNetwork, unit_index: int) -> np.ndarray:
-    """Answers of all units to one footprint at each phase, (U, P, 2 R + 1)."""
-    length = network.footprints.shape[2]
-    filter_samples = network.filters.shape[1]
-    lead = network.footprint_before - network.filter_before
+def _answers(scorer: PursuitScorer, unit_index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Units that look where a footprint is, (n,), and their answers to it at each phase, (n, P, 2 R + 1)."""
+    length = scorer.footprints.shape[2]
+    num_filters, filter_samples = scorer.filters.shape
+    lead = scorer.footprint_before - scorer.filter_before
     reach = max(lead + filter_samples - 1, length - lead - 1)
     before = reach - lead
     after = 2 * reach + filter_samples - before - length
-    channels = network.footprint_channels[unit_index].numpy()
-    footprint = torch.nn.functional.pad(network.footprints[unit_index], (before, after))  # (M, T)
-    phases = torch.stack([shifted(footprint, float(offset)) for offset in phase_offsets()], dim=1)
-    features = network.features(phases.flatten(0, 1).numpy())  # (M · P, F, 2 R + 1)
-    num_filters, num_lags = features.shape[1:]
+    channels = scorer.footprint_channels[unit_index]
+    footprint = np.pad(scorer.footprints[unit_index], ((0, 0), (before, after)))  # (M, T)
+    phases = np.stack([shifted(footprint, float(offset)) for offset in phase_offsets()], axis=1)
+    features = scorer.features(phases.reshape(-1, phases.shape[2]))  # (M · P, F, 2 R + 1)
+    num_lags = features.shape[2]
     features = features.reshape(len(channels), NUM_PHASES, num_filters, num_lags).swapaxes(1, 2)
-    answers = np.zeros((network.num_units, NUM_PHASES, num_lags), dtype=np.float32)
-    for units, rows, weights in network.groups():
-        first, last = rows.start // num_filters, rows.stop // num_filters
-        inside = (channels >= first) & (channels < last)
-        if not inside.any():
-            continue
-        dense = np.zeros((last - first, *features.shape[1:]), dtype=np.float32)  # (c, F, P, 2 R + 1)
-        dense[channels[inside] - first] = features[inside]
-        answered = weights @ torch.from_numpy(dense).view(weights.shape[1], -1)
-        answers[units] = answered.view(len(units), NUM_PHASES, num_lags).numpy()
-    return answers
+    lines = np.ascontiguousarray(features).reshape(len(channels) * num_filters, -1)  # (M · F, P · (2 R + 1))
+    # Of the heads, what lies on the footprint's channels.
+    place = np.full(scorer.num_channels, -1)
+    place[channels] = np.arange(len(channels))
+    members = place[scorer.head_channels]  # (U, H)
+    units = np.flatnonzero((members >= 0).any(axis=1))
+    unit, head = np.nonzero(members[units] >= 0)
+    rows = members[units][unit, head][:, None] * num_filters + np.arange(num_filters)  # (entries, F)
+    firsts = num_filters * np.searchsorted(unit, np.arange(len(units) + 1))
+    weights = scorer.heads[units][unit, head]  # (entries, F)
+    answers = mix(lines, firsts.astype(np.int64), rows.ravel().astype(np.int64), weights.ravel())
+    return units, answers.reshape(len(units), NUM_PHASES, num_lags)

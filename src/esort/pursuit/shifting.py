@@ -3,42 +3,43 @@
 from __future__ import annotations
 
 import math
-from typing import overload
+from typing import Any, TypeVar
 
-import torch
-from torch import Tensor
+from array_api_compat import array_namespace
 
 __all__ = ["shifted"]
 
 # Silence on either side, so that what leaves the window at one end does not come in at the other.
 _MARGIN = 16
 
+_Array = TypeVar("_Array")
 
-@overload
-def shifted(waveforms: Tensor, rows: float) -> Tensor: ...
-@overload
-def shifted(waveforms: Tensor, rows: Tensor) -> Tensor: ...
-def shifted(waveforms: Tensor, rows: float | Tensor) -> Tensor:
+
+def shifted(waveforms: _Array, rows: Any) -> _Array:
     """Delay waveforms by a fraction of a row, or by some rows.
 
     Parameters
     ----------
-    waveforms : float tensor, shape (..., T)
+    waveforms : float array, shape (..., T)
         Taken as silent beyond their ends.
-    rows : float or tensor, shape (...)
+    rows : float or array, shape (...)
         Delay; one for all or one for each of the leading entries.
 
     Returns
     -------
-    float tensor, shape (..., T)
+    float array, shape (..., T)
+        Of the kind of the waveforms: NumPy's or PyTorch's.
     """
-    if waveforms.numel() == 0:
+    given: Any = waveforms
+    if not math.prod(given.shape):
         return waveforms
-    length = waveforms.shape[-1]
+    xp = array_namespace(given)
+    length = given.shape[-1]
     padded = length + 2 * _MARGIN
-    spectrum = torch.fft.rfft(waveforms, n=padded)  # (..., f)
-    frequency = torch.arange(spectrum.shape[-1], dtype=torch.float64) * (2 * math.pi / padded)
-    delay = torch.as_tensor(rows, dtype=torch.float64)
-    delay = delay.reshape(delay.shape + (1,) * (waveforms.ndim - delay.ndim))
-    turn = torch.polar(torch.ones((), dtype=torch.float64), -delay * frequency)
-    return torch.fft.irfft(spectrum * turn.to(torch.complex64), n=padded)[..., :length]
+    spectrum = xp.fft.rfft(given, n=padded)  # (..., f)
+    frequency = xp.arange(spectrum.shape[-1], dtype=xp.float64) * (2 * math.pi / padded)
+    delay = xp.asarray(rows, dtype=xp.float64)
+    delay = xp.reshape(delay, delay.shape + (1,) * (given.ndim - delay.ndim))
+    turn = xp.astype(xp.exp(-1j * (delay * frequency)), xp.complex64)
+    result: _Array = xp.fft.irfft(spectrum * turn, n=padded)[..., :length]
+    return result

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 import numpy as np
-import torch
 
 __all__ = ["local_whitening", "noise_of", "zca_rows"]
 
@@ -75,6 +74,7 @@ def local_whitening(
     float32 array, shape (C, C)
         ``whitening @ traces`` is in units of the noise level; takes the scaling in.
     """
+    import torch
     from scipy.ndimage import maximum_filter1d
 
     scaled = traces / noise[:, None].astype(np.float32)  # (C, T)
