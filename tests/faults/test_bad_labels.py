@@ -9,8 +9,10 @@ from faulty_recordings import RATE, STOP, World, learn, recording_of, stored, su
 from learning_data import make_toy
 from spikeinterface.core import NumpySorting
 
+from esort.evaluation import score
 from esort.label_pairs import suspicious_labels
 from esort.labels import LabelBudget, LabelledSpikes, select_labels
+from esort.sorter import Sorter
 from esort.sortings import open_sorting
 from esort.teacher import Teacher
 from esort.teaching import draw_labels
@@ -132,6 +134,29 @@ def test_units_without_spikes_are_left_out_by_name(caplog):
         select([], [])
     with pytest.raises(ValueError, match="unit ids must be different from each other"):
         select([1], [0], names=("a", "a"))
+
+
+def test_a_unit_that_never_fires_where_labels_come_from_is_named_and_scored_as_missed(tmp_path, caplog):
+    toy = make_toy(num_units=4, num_channels=16, seconds=5.0, rate=RATE, firing_hz=10.0)
+    silent = (toy.unit_index == 2) & (toy.sample_index < STOP)
+    for sample in toy.sample_index[silent]:
+        begin = sample - toy.window.before_samples
+        toy.traces[begin : begin + toy.window.samples] -= toy.waveforms[2]
+    toy.sample_index, toy.unit_index = toy.sample_index[~silent], toy.unit_index[~silent]
+    subject = subject_of(recording_of(stored(toy)), toy)
+    budget = LabelBudget(kind="per_unit", amount=10_000)  # more than there are
+    labels = draw_labels(subject, Teacher(seconds=STOP / RATE), budget, seed=0, folder=tmp_path)
+    assert labels.num_units == 3
+    assert labels.num_spikes <= (toy.sample_index < STOP).sum()
+    assert "units left out, no labelled spike" in caplog.text
+    assert "fewer labels than the 10000 of each unit" in caplog.text
+    sorter = Sorter.load(learn(subject, labels, tmp_path))
+    found = sorter.sort(subject.recording, start_sample=STOP).sorting()
+    scores = score(subject.ground_truth, found, start_sample=STOP, stop_sample=subject.num_samples)
+    accuracy = {str(unit.unit_id): unit.accuracy for unit in scores.units}
+    assert accuracy.pop("2") == 0.0
+    assert len(accuracy) == 3
+    assert min(accuracy.values()) > 0.8
 
 
 # ----------------------------------------------------------------------------------------- split and merged
