@@ -1,0 +1,173 @@
+"""What the competition leaves over, while sorting goes on: unknown events, and how well known spikes fit."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+from esort.postprocess import Spikes
+from esort.pursuit.overlaps import AMPLITUDE_LIMITS
+from esort.pursuit.peaks import PeakFinder, Peaks, no_peaks
+from esort.pursuit.scorer import PursuitScorer
+from esort.pursuit.unexplained import Accepted, Unexplained
+
+__all__ = ["Fits", "Strange", "Watch"]
+
+# Of events so close in time and space the largest counts.
+_APART_MS, _APART_UM = 0.5, 100.0
+# What fits or does not has this size, in noise levels.
+_LARGE = 10.0
+
+
+_compile: Any = numba.njit(nogil=True, cache=True)
+
+
+class Strange(NamedTuple):
+    """Events that no unit explains, by sample, then channel: all (S,)."""
+
+    sample_index: np.ndarray
+    channel: np.ndarray
+    """int64, in the network's order."""
+    height: np.ndarray
+    """float32: trough in noise levels, downwards positive."""
+    size: np.ndarray
+    """float32: norm of what is left, noise taken off, in noise levels."""
+    position_um: np.ndarray
+    """float32 (S, 2)"""
+
+
+class Fits(NamedTuple):
+    """Large events and how much of each is explained."""
+
+    sample_index: np.ndarray
+    """int64 (S,)"""
+    explained: np.ndarray
+    """float32 (S,): 0 to 1."""
+
+
+class Watch:
+    """Follows the competition; what it finds does not depend on how the recording is cut.
+
+    Parameters
+    ----------
+    network : PursuitScorer
+    sampling_frequency : float
+        Of the recording, in Hz.
+    least_size : float
+        Of an unknown event, in noise levels.
+    """
+
+    def __init__(self, network: PursuitScorer, *, sampling_frequency: float, least_size: float) -> None:
+        rate_hz = sampling_frequency / network.stride
+        self.finder = PeakFinder(network, rate_hz)
+        self._unexplained = Unexplained(network, self.finder)
+        self._stride = network.stride
+        self._energies = np.maximum(network.energies, 1e-9)
+        self._positions = network.positions.astype(np.float64)
+        self._least_size = least_size
+        self._apart_rows = round(_APART_MS * rate_hz / 1000)
+        self.margin_samples = self._unexplained.margin_samples + self._stride * (self._apart_rows + 1)
+        """Spikes further from an event do not matter to it."""
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the past: what comes next may be anywhere."""
+        self._peaks = no_peaks(self.finder.around.shape[1], self.finder.num_rows)
+        self._accepted = Accepted(*(np.zeros(0, dtype=np.int64),) * 2, np.zeros(0, dtype=np.float32))
+        self._strange = _no_strange()
+        self._row = self._told = np.iinfo(np.int64).min // 4
+
+    def look(self, whitened: np.ndarray, start_sample: int) -> Peaks:
+        """Find what is worth a second look in a piece, (C, n + L - 1); from any thread."""
+        return self.finder.find(whitened, start_sample // self._stride)
+
+    def push(self, peaks: Peaks, spikes: Spikes, certain_sample: int) -> tuple[Strange, Fits]:
+        """Take the next peaks and spikes, and return what has become certain.
+
+        Parameters
+        ----------
+        peaks : Peaks
+            Of the next piece.
+        spikes : Spikes
+            That were accepted meanwhile, with scores for probabilities.
+        certain_sample : int
+            All spikes before it have been told; not before the last call's.
+        """
+        self._peaks = Peaks(*(np.concatenate(pair) for pair in zip(self._peaks, peaks, strict=True)))
+        self._take(spikes)
+        margin = self._unexplained.margin_samples
+        decided = certain_sample // self._stride - margin // self._stride - 1
+        number = int(np.searchsorted(self._peaks.row, decided))
+        now, self._peaks = self._peaks.chosen(slice(number)), self._peaks.chosen(slice(number, None))
+        judged = self._unexplained.judge(now, self._accepted, self._least_size)
+        kept = self._accepted.sample_index >= self._stride * decided - 2 * margin
+        self._accepted = Accepted(*(column[kept] for column in self._accepted))
+        large = judged.before >= _LARGE**2
+        fits = Fits(
+            self._stride * now.row[large],
+            np.clip(1 - judged.left[large] / judged.before[large], 0, 1).astype(np.float32),
+        )
+        new = judged.is_strange
+        found = Strange(
+            self._stride * now.row[new],
+            now.channel[new],
+            judged.height[new],
+            np.sqrt(judged.left[new]),
+            judged.position_um[new],
+        )
+        return self._tell(found, decided), fits
+
+    def finish(self) -> tuple[Strange, Fits]:
+        """Return the rest: nothing follows."""
+        nothing = np.zeros(0, dtype=np.int64)
+        end = np.iinfo(np.int64).max // 4
+        return self.push(self._peaks.chosen(slice(0)), Spikes(nothing, nothing, nothing), end)
+
+    def _take(self, spikes: Spikes) -> None:
+        """Add spikes to those that are known, by sample."""
+        energy = self._energies[spikes.unit_index]
+        amplitude = np.clip(spikes.probability / energy + 0.5, *AMPLITUDE_LIMITS).astype(np.float32)
+        columns = [
+            np.concatenate(pair)
+            for pair in zip(self._accepted, (spikes.sample_index, spikes.unit_index, amplitude), strict=True)
+        ]
+        order = np.lexsort((columns[1], columns[0]))
+        self._accepted = Accepted(*(column[order] for column in columns))
+
+    def _tell(self, found: Strange, decided: int) -> Strange:
+        """Of all events that are near each other leave the largest, as soon as all are known."""
+        events = Strange(*(np.concatenate(pair) for pair in zip(self._strange, found, strict=True)))
+        row = events.sample_index // self._stride
+        largest = _largest(row, events.channel, events.size, self._positions, self._apart_rows)
+        until = decided - self._apart_rows - 1
+        now = (row >= self._told) & (row < until)
+        kept = row >= until - self._apart_rows
+        self._strange = Strange(*(column[kept] for column in events))
+        self._told = until
+        return Strange(*(column[now & largest] for column in events))
+
+
+@_compile
+def _largest(row, channel, size, positions, apart):  # type: ignore
+    """Whether no event near an event is larger; of equal ones the first."""
+    result = np.ones(row.size, dtype=np.bool_)
+    first = 0
+    for number in range(row.size):
+        while row[first] < row[number] - apart:
+            first += 1
+        for other in range(first, row.size):
+            if row[other] > row[number] + apart:
+                break
+            x, y = positions[channel[other]] - positions[channel[number]]
+            smaller = size[other] < size[number] or (size[other] == size[number] and other >= number)
+            if not smaller and x * x + y * y <= _APART_UM**2:
+                result[number] = False
+                break
+    return result
+
+
+def _no_strange() -> Strange:
+    empty, none = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+    return Strange(empty, empty, none, none, np.zeros((0, 2), dtype=np.float32))
