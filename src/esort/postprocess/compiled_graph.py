@@ -9,23 +9,27 @@ from typing import NamedTuple
 
 import numpy as np
 
+LANES = 8
+"""Numbers in a vector; as many zeros fill up what is stored of a kernel."""
+
+
+# Columns of an edge: the neighbour; whether both may not fire within the exclusive window; the first lag and
+# the number of lags of what a spike does to the neighbour's score, 0 if nothing; where its values begin.
+NEIGHBOUR, EXCLUSIVE, FIRST_LAG, LENGTH, START = range(5)
+
 
 class Graph(NamedTuple):
     """A `ConflictTable` as the compiled functions read it.
 
-    Lags at either end of a pair's kernels where they are zero for all phases are not stored: the values of
-    phase ``i`` of pair ``p`` are ``values[start[p] + i * length[p]:][:length[p]]``, the first of them for
-    ``first_lag[p]`` rows after the accepted spike. Two units are rivals up to ``reach`` all the same: who
-    wins does not depend on how kernels were rounded.
+    Lags at either end of a pair's kernels where they are zero for all phases are not stored. What a spike of
+    one unit and phase does to all its neighbours lies together: the values for edge ``d`` of unit ``u`` and
+    phase ``i`` begin at ``edges[u, d, START] + i * stride[u]``. Two units are rivals up to ``reach`` all the
+    same: who wins does not depend on how kernels were rounded.
     """
 
-    neighbours: np.ndarray  # int64 (U, D), -1 where a unit has fewer
-    exclusive: np.ndarray  # bool (U, D)
-    kernel_out: np.ndarray  # int64 (U, D)
+    edges: np.ndarray  # int64 (U, D, 5), the neighbour is -1 where a unit has fewer
+    stride: np.ndarray  # int64 (U,)
     values: np.ndarray  # int32
-    start: np.ndarray  # int64 (P + 1,)
-    first_lag: np.ndarray  # int64 (P + 1,)
-    length: np.ndarray  # int64 (P + 1,)
     reach: int
     exclusive_samples: int
 
@@ -43,26 +47,37 @@ def make_graph(
 ) -> Graph:
     """Take the arrays of a `ConflictTable`, its kernels by `ConflictTable.quantise`; no edges by default."""
     if neighbours is None or exclusive is None or kernel_out is None:
-        neighbours = kernel_out = np.zeros((num_units, 0), dtype=np.int64)
-        exclusive = np.zeros((num_units, 0), dtype=np.bool_)
+        neighbours = kernel_out = np.zeros((num_units, 1), dtype=np.int64) - 1
+        exclusive = np.zeros((num_units, 1), dtype=np.bool_)
     if kernels is None:
         kernels = np.zeros((phases * (int(kernel_out.max(initial=0)) + 1), 1), dtype=np.int32)
-    lag_samples = kernels.shape[1] // 2
-    pairs = kernels.reshape(-1, phases, kernels.shape[1])
-    matters = (pairs != 0).any(axis=1)  # (P + 1, 2 L + 1)
-    first = matters.argmax(axis=1)
-    stop = np.where(matters.any(axis=1), kernels.shape[1] - matters[:, ::-1].argmax(axis=1), first)
-    length = stop - first
+    pairs = kernels.reshape(-1, phases, kernels.shape[1])  # (P + 1, phases, 2 L + 1), the last are zeros
+    first, length = _stored(pairs)
+    filled = -(-length // LANES) * LANES
+    taken = filled[kernel_out]  # (U, D)
+    stride = taken.sum(axis=1)
+    before = np.cumsum(stride * phases) - stride * phases  # values of the units before
+    pairs = np.pad(pairs, ((0, 0), (0, 0), (0, LANES)))
+    lines = [pair[:, a : a + n] for pair, a, n in zip(pairs, first, filled, strict=True)]
+    by_unit = [np.concatenate([lines[pair] for pair in own], axis=1).reshape(-1) for own in kernel_out]
+    edges = np.zeros((*kernel_out.shape, 5), dtype=np.int64)
+    edges[:, :, NEIGHBOUR] = neighbours
+    edges[:, :, EXCLUSIVE] = exclusive
+    edges[:, :, FIRST_LAG] = first[kernel_out] - kernels.shape[1] // 2
+    edges[:, :, LENGTH] = length[kernel_out]
+    edges[:, :, START] = before[:, None] + np.cumsum(taken, axis=1) - taken
     return Graph(
-        neighbours=neighbours.astype(np.int64),
-        exclusive=exclusive,
-        kernel_out=kernel_out.astype(np.int64),
-        values=np.concatenate(
-            [pair[:, a:b].reshape(-1) for pair, a, b in zip(pairs, first, stop, strict=True)]
-        ),
-        start=np.cumsum(length * phases) - length * phases,
-        first_lag=first - lag_samples,
-        length=length,
+        edges=edges,
+        stride=stride.astype(np.int64),
+        values=np.concatenate([np.zeros(0, dtype=np.int32), *by_unit]),
         reach=reach,
         exclusive_samples=exclusive_samples,
     )
+
+
+def _stored(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First lag of each pair that is not zero for all phases, and how many follow, (P + 1,) each."""
+    matters = (pairs != 0).any(axis=1)  # (P + 1, 2 L + 1)
+    first = matters.argmax(axis=1)
+    stop = np.where(matters.any(axis=1), pairs.shape[2] - matters[:, ::-1].argmax(axis=1), first)
+    return first, stop - first

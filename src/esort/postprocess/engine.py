@@ -107,8 +107,9 @@ def solve_energy_compiled(
     from . import fixed_point
 
     values = scores.float().numpy() if is_torch_array(scores) else scores
-    fixed, finite = fixed_point.by_unit(np.asarray(values, dtype=np.float32), scale, most)  # (U, N)
-    if not finite:  # or beyond float32, where they are cut
+    values = np.asarray(values, dtype=np.float32)
+    fixed = np.empty(values.T.shape, dtype=np.int32)  # (U, N)
+    if not fixed_point.by_unit(values, scale, most, fixed, 0):  # or beyond float32, where they are cut
         checks.check_finite(array_namespace(scores), scores)
     return solve_fixed_compiled(scores, fixed, limits, table, scale, **settings)
 

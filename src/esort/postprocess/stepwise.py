@@ -16,10 +16,12 @@ import numba
 import numpy as np
 
 from . import checks
-from .compiled_kernels import AMPLITUDE_BITS, AMPLITUDE_STEPS, solve_window
+from .compiled_graph import LANES
+from .compiled_kernels import MOVED, NO_SPIKES, ROW, SCORE, UNIT, more_room, solve_window, take_out
+from .compiled_window import bar, load_window, make_window
 from .conflicts import MOST_SCORE, energy_scale
 from .engine import graph_of
-from .fit import Fit, amplitude_steps
+from .fit import AMPLITUDE_STEPS, Fit, amplitude_steps
 from .fixed_point import by_unit
 from .spikes import Spikes
 from .table import ConflictTable
@@ -132,21 +134,19 @@ class StepwiseSolver:
             (fit.phases, fit.stride, fit.least, fit.most),
         )
         self._stride = stride
-        # Behind the rows that are known, what spikes have taken from rows that are still to come.
-        self._tail = max(exclusion_samples, 0 if table is None else table.reach_samples)
-        self._raw = np.zeros((num_units, 0), dtype=np.int32)
-        self._left, self._barred = _with_tail(self._raw, self._tail)
-        self._raw_first = self._first = first_row
+        # Rows from an accepted spike to the last one that it changes anything at.
+        self._far = max(exclusion_samples, 0 if table is None else table.reach_samples)
+        self._fixed = np.zeros((num_units, LANES), dtype=np.int32)  # behind the rows, room for a vector
+        self._first = self._stop = first_row  # rows that are held
         self._begin = first_row
+        self._from = first_row  # row that the present epoch is solved from
+        self._taken = NO_SPIKES  # since then, as far as they matter yet
         self._next = first_row // sizes.step * sizes.step  # step to be decided
-        self._spikes = Spikes(
-            np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
-        )
 
     @property
     def stop_row(self) -> int:
         """Row that the next piece begins with."""
-        return self._raw_first + self._raw.shape[1]
+        return self._stop
 
     def push(self, scores: np.ndarray) -> Spikes:
         """Take the next scores, (n, U); return the spikes that were decided, by sample, then unit.
@@ -156,24 +156,36 @@ class StepwiseSolver:
         ValueError
             If a score is not finite.
         """
-        fixed, finite = by_unit(np.asarray(scores, dtype=np.float32), self._scale, MOST_SCORE)
-        if not finite:
+        scores = np.asarray(scores, dtype=np.float32)
+        self._make_room(len(scores))
+        if not by_unit(scores, self._scale, MOST_SCORE, self._fixed, self._stop - self._first):
             checks.check_finite(np, scores)
-        self._raw = np.concatenate([self._raw, fixed], axis=1)
-        left, barred = _with_tail(fixed, self._tail)
-        left[:, : self._tail] += self._left[:, -self._tail :]
-        barred[:, : self._tail] |= self._barred[:, -self._tail :]
-        self._left = np.concatenate([self._left[:, : -self._tail], left], axis=1)
-        self._barred = np.concatenate([self._barred[:, : -self._tail], barred], axis=1)
+        self._stop += len(scores)
         return self._decide(self.stop_row - self.sizes.ahead)
 
     def finish(self) -> Spikes:
         """Return the spikes of the last rows: nothing follows them."""
         return self._decide(self.stop_row + self.sizes.step - 1)
 
+    def _make_room(self, num_rows: int) -> None:
+        """Forget what neither a later step nor the warm-up of the next epoch looks at."""
+        if self._stop - self._first + num_rows + LANES <= self._fixed.shape[1]:
+            return
+        first = max(self._next - self.sizes.warm_up - self.sizes.behind - 1, self._first)
+        first = min(first, self._stop)
+        kept = self._fixed[:, first - self._first : self._stop - self._first]
+        # Twice what is kept: short pieces do not move it each time.
+        length = max(num_rows, kept.shape[1]) + kept.shape[1] + LANES
+        if length > self._fixed.shape[1]:
+            fixed = np.empty((len(kept), length), dtype=np.int32)
+        else:
+            fixed, kept = self._fixed, kept.copy()
+        fixed[:, : kept.shape[1]] = kept
+        self._fixed, self._first = fixed, first
+
     def _decide(self, upto: int) -> Spikes:
         """Decide on the steps that end at `upto` or before."""
-        sizes, found = self.sizes, [self._spikes]
+        sizes, found = self.sizes, [NO_SPIKES]
         while self._next + sizes.step <= upto:
             start = self._next
             until = min(upto // sizes.step * sizes.step, (start // sizes.epoch + 1) * sizes.epoch)
@@ -181,115 +193,63 @@ class StepwiseSolver:
                 self._begin_epoch(start)
             found.append(self._run(start, until))
             self._next = until
-        self._forget()
-        columns = [np.concatenate([getattr(part, name) for part in found]) for name in _COLUMNS]
-        order = np.lexsort((columns[1], columns[0]))
-        return Spikes(*(column[order] for column in columns))
+        spikes = np.concatenate(found)
+        sample = spikes[:, ROW] * self._stride + spikes[:, MOVED]
+        order = np.lexsort((spikes[:, UNIT], sample))
+        score = spikes[order, SCORE].astype(np.float32) / np.float32(self._scale)
+        return Spikes(sample[order], spikes[order, UNIT], score)
 
     def _begin_epoch(self, start: int) -> None:
-        """Clear the scores around the start of an epoch of spikes, knowing only `warm_up` rows before it."""
-        first = max(start - self.sizes.warm_up, self._begin)
-        self._left, self._barred = _with_tail(self._raw[:, first - self._raw_first :], self._tail)
-        self._first = first
-        self._run(first // self.sizes.step * self.sizes.step, start)
+        """Find the spikes around the start of an epoch, knowing only `warm_up` rows before it."""
+        self._from = max(start - self.sizes.warm_up, self._begin)
+        self._taken = NO_SPIKES
+        self._run(self._from // self.sizes.step * self.sizes.step, start)
 
-    def _run(self, start: int, stop: int) -> Spikes:
-        if start >= stop:
-            return self._spikes
-        sizes = (self.sizes.step, self.sizes.ahead, self.sizes.behind)
-        row, unit, score, moved = _run_steps(
-            self._left,
-            self._barred,
-            self.stop_row - self._first,
-            start - self._first,
-            stop - self._first,
-            sizes,
-            *self._constant,
+    def _run(self, start: int, stop: int) -> np.ndarray:
+        """Spikes, (S, 6), of the steps from `start` to `stop`."""
+        sizes = (self.sizes.step, self.sizes.ahead, self.sizes.behind, self._far)
+        rows = (self._from, self._stop, self._first, self._fixed.shape[1])
+        spikes, begin = _run_steps(
+            self._fixed.reshape(-1), rows, start, stop, self._taken, sizes, *self._constant
         )
-        return Spikes(
-            (row + self._first) * self._stride + moved,
-            unit,
-            score.astype(np.float32) / np.float32(self._scale),
-        )
-
-    def _forget(self) -> None:
-        """Keep what later steps look at, and what the next epoch warms up with."""
-        keep = min(max(self._next - self.sizes.behind - 1, self._first), self.stop_row)
-        # Whole copies: a view would keep the memory of all that came before.
-        self._left = self._left[:, keep - self._first :].copy()
-        self._barred = self._barred[:, keep - self._first :].copy()
-        self._first = keep
-        warm = max(self._next - self.sizes.warm_up - self.sizes.behind - 1, self._raw_first)
-        keep = min(warm, self.stop_row)
-        self._raw, self._raw_first = self._raw[:, keep - self._raw_first :].copy(), keep
-
-
-_COLUMNS = ("sample_index", "unit_index", "probability")
-
-
-def _with_tail(fixed: np.ndarray, tail: int) -> tuple[np.ndarray, np.ndarray]:
-    left = np.pad(fixed, ((0, 0), (0, tail)))
-    return left, np.zeros(left.shape, dtype=np.bool_)
+        self._taken = spikes[spikes[:, ROW] + self._far >= stop - self.sizes.behind - 1]
+        return spikes[begin:]
 
 
 @_compile
-def _run_steps(left, barred, num_rows, start, stop, sizes, limits, graph, exclusion, *fit):  # type: ignore
-    """Decide on the steps from `start` to `stop`, and take their spikes out of `left`."""
-    step, ahead, behind = sizes
+def _run_steps(line, rows, start, stop, taken, sizes, limits, graph, exclusion, *fit):  # type: ignore
+    """Decide on the steps from `start` to `stop`; return what was taken before and now, and where now begins.
+
+    `line` is int32 (U, row_length) in one, its first column the row `held`.
+    """
+    step, ahead, behind, far = sizes
+    begin_row, stop_row, held, row_length = rows
     max_rounds, energies, numbers = fit
-    capacity, count = 64, 0
-    columns = np.empty((3, capacity), dtype=np.int64)
-    heights = np.empty(capacity, dtype=np.int32)
+    known = taken.shape[0]
+    count, oldest = known, 0
+    spikes = np.empty((2 * known + 64, 6), dtype=np.int64)
+    spikes[:known] = taken
+    room = make_window(limits.size, behind + 1 + step + ahead)
     for begin in range(start, stop, step):
         end = begin + step
         # One row more than may be taken: a maximum shows only beside what is before it.
-        first, last = max(begin - behind - 1, 0), min(end + ahead, num_rows)
+        first, last = max(begin - behind - 1, begin_row), min(end + ahead, stop_row)
         if first >= last:
             continue
-        scores, closed = left[:, first:last].copy(), barred[:, first:last].copy()
-        if begin - behind - 1 >= 0:
-            closed[:, 0] = True
-        row, unit, height, moved, phase, size = solve_window(
-            scores, closed, limits, graph, exclusion, max_rounds, energies, numbers
-        )
-        for spike in range(row.size):
-            if row[spike] + first >= end:
+        window = load_window(room, line, row_length, first - held, last - first, limits)
+        while oldest < count and spikes[oldest, ROW] + far < first:
+            oldest += 1
+        take_out(window, spikes, oldest, count, first, graph, exclusion, limits)
+        if begin - behind - 1 >= begin_row:
+            for unit in range(limits.size):
+                bar(window.marks, unit, 0, 1, last - first)
+        found = solve_window(window, limits, graph, exclusion, max_rounds, energies, numbers)
+        for spike in range(found.shape[0]):
+            if found[spike, ROW] + first >= end:
                 continue  # only thought of, for the sake of those before it
-            _take_out(
-                left, barred, row[spike] + first, unit[spike], phase[spike], size[spike], graph, exclusion
-            )
-            if count == capacity:
-                capacity *= 2
-                columns, heights = _grown(columns, heights, capacity)
-            columns[0, count], columns[1, count] = row[spike] + first, unit[spike]
-            columns[2, count], heights[count] = moved[spike], height[spike]
+            if count == spikes.shape[0]:
+                spikes = more_room(spikes)
+            spikes[count] = found[spike]
+            spikes[count, ROW] += first
             count += 1
-    return columns[0, :count], columns[1, :count], heights[:count], columns[2, :count]
-
-
-@_compile
-def _grown(columns, heights, capacity):  # type: ignore
-    more = np.empty((3, capacity), dtype=np.int64)
-    higher = np.empty(capacity, dtype=np.int32)
-    more[:, : columns.shape[1]] = columns
-    higher[: heights.size] = heights
-    return more, higher
-
-
-@_compile
-def _take_out(left, barred, row, own, phase, size, graph, exclusion):  # type: ignore
-    """Lower the neighbours' scores by a spike for good, and bar its surroundings to its unit."""
-    num_rows = left.shape[1]
-    barred[own, max(row - exclusion + 1, 0) : min(row + exclusion, num_rows)] = True
-    for position in range(graph.neighbours.shape[1]):
-        other = graph.neighbours[own, position]
-        if other < 0:
-            break  # they come first
-        if graph.exclusive[own, position]:
-            reach = graph.exclusive_samples
-            barred[other, max(row - reach, 0) : min(row + reach + 1, num_rows)] = True
-        pair = graph.kernel_out[own, position]
-        kernel, first = graph.start[pair] + phase * graph.length[pair], row + graph.first_lag[pair]
-        for at in range(max(first, 0), min(first + graph.length[pair], num_rows)):
-            product = np.int64(graph.values[kernel + at - first]) * size + AMPLITUDE_STEPS // 2
-            left[other, at] -= np.int32(product >> AMPLITUDE_BITS)
+    return spikes[:count], known
