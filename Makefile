@@ -2,6 +2,7 @@
 # make demo    learn units, sort what is left, score    make test-slow  the tests marked slow
 # make lint    ruff and mypy                            make clean      remove what these made
 # make docs    the documentation, into build/docs       make wheel      sdist and wheel, into dist
+# make coverage  which lines the default tests run      make mutants    whether tests notice changed code
 #
 # PYTHON=python3.12 make setup   chooses the interpreter that .venv is made from (3.11 or newer).
 
@@ -14,7 +15,7 @@ RAY_LAUNCHER := hydra-ray-launcher==1.2.2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .NOTPARALLEL:
-.PHONY: setup test test-slow demo lint docs wheel lock clean
+.PHONY: setup test test-slow coverage mutants demo lint docs wheel lock clean
 
 setup: $(STAMP)
 
@@ -43,6 +44,12 @@ test: lint
 # pytest ends with 5 where no test is marked slow.
 test-slow: setup
 	$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]
+
+coverage: setup
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-report=json:build/coverage.json --cov-fail-under=90
+
+mutants: setup
+	$(BIN)/python benchmarks/mutants.py
 
 demo: setup
 	$(BIN)/python train.py experiment=demo
