@@ -11,6 +11,7 @@ from pursuit_data import (
     LAYOUT,
     POSITIONS_UM,
     STEP,
+    add_spike,
     make_network,
     planted,
 )
@@ -18,6 +19,7 @@ from pursuit_data import (
 from esort.pursuit.examples import RowLabels
 from esort.pursuit.explain import explain
 from esort.pursuit.learning import first_network, learn_units
+from esort.pursuit.means import mean_footprints
 from esort.pursuit.recipe import Recipe
 from esort.pursuit.scorer import score_thresholds
 from esort.pursuit.shifting import shifted
@@ -62,7 +64,8 @@ def some_labels(truth, per_unit=5, jitter=0.0, seed=0):
 
 def learn(traces, labels, positions=POSITIONS_UM, **recipe):
     recipe = Recipe(layout=LAYOUT, sizes=SHARED | {"num_channels": len(traces)}, **recipe)
-    return learn_units(first_network(traces, labels, positions, recipe), traces, labels, recipe)
+    network = first_network(traces, labels, positions, recipe)
+    return learn_units(network, traces, labels, positions, recipe)
 
 
 def dense(network):
@@ -222,3 +225,31 @@ def test_fewer_waveforms_than_filters(truth, num_channels):
     network, table = learn(traces, labels, POSITIONS_UM[:num_channels])
     assert len(network.filters) == min(5, 2 * num_channels)
     assert accuracy(network, table, (traces, truth[1], truth[2], None))[0] > 0.9
+
+
+def one_label_in_company(truth, true_network, other, after_rows, amplitude):
+    """One label of each unit; at that of unit 0 another unit fires so many rows later."""
+    labels = some_labels(truth, per_unit=1, seed=3)
+    traces = truth[0].copy()
+    time = labels.of_unit(0)[0] + after_rows
+    add_spike(traces, true_network, other, time, amplitude)
+    return labels, (traces, np.append(truth[1], time), np.append(truth[2], other), None)
+
+
+def test_a_larger_spike_elsewhere_is_not_what_was_labelled(truth, true_network):
+    """The place of a unit with one label is where the peak lies as those of the others do."""
+    labels, (traces, *_) = one_label_in_company(truth, true_network, 2, 5, 1.2)
+    _, channels = mean_footprints(traces, labels, POSITIONS_UM, LAYOUT)
+    assert channels.tolist() == [
+        [0, 1, 2, 3, 4, 5],
+        [0, 1, 2, 3, 4, 5],
+        [2, 3, 4, 5, 6, 7],
+        [2, 3, 4, 5, 6, 7],
+    ]
+
+
+@pytest.mark.parametrize(("other", "after_rows"), [(1, 2), (1, -3), (2, 3)])
+def test_a_unit_that_finds_nothing_is_begun_again(truth, true_network, other, after_rows):
+    """What others leave at its label is the unit, once they are known."""
+    labels, truth = one_label_in_company(truth, true_network, other, after_rows, 1.0)
+    assert (accuracy(*learn(truth[0], labels), truth) > 0.9).all()

@@ -18,7 +18,8 @@ from esort.pursuit.calibration import calibrate_scores
 from esort.pursuit.denoising import NUM_COMPONENTS, temporal_components
 from esort.pursuit.following import motion_of
 from esort.pursuit.ground import prepare_ground
-from esort.pursuit.learning import first_network, learn_units, mean_footprints
+from esort.pursuit.learning import first_network, learn_units
+from esort.pursuit.means import mean_footprints
 from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.recipe import Layout, Recipe
 from esort.subject import Subject
@@ -57,7 +58,7 @@ def fit_by_pursuit(
                 traces = ground.whitened(motion)
                 recipe = replace(recipe, sizes=ground.sizes | {"moved": True})
                 network = first_network(traces, ground.row_labels, positions, recipe)
-        network, table = learn_units(network, traces, ground.row_labels, recipe)
+        network, table = learn_units(network, traces, ground.row_labels, positions, recipe)
     calibration = calibrate_scores(network, table, traces, ground.row_labels, layout)
     return ground.fitted(network, traces, subject, settings), calibration
 

@@ -1,0 +1,104 @@
+"""Where a unit lies and what its spikes look like, from the traces around its labels alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from esort.pursuit.examples import RowLabels, windows_at
+from esort.pursuit.recipe import TAPER_MS, Layout
+
+__all__ = ["evenly", "first_footprints", "mean_footprints", "typical"]
+
+# More events of a unit cost time and gain nothing.
+_MAX_EVENTS = 100
+# The peak of a unit lies so close to its labels.
+_CENTRE_MS = 0.4
+# The peak around one label lies so close to where most units have theirs; of more labels, others average out.
+_ALIGNED_MS = 0.1
+# Only this much of a mean around labels is believed at first.
+_FOCUS_BEFORE_MS, _FOCUS_AFTER_MS, _FOCUS_UM = 1.0, 1.8, 80.0
+
+
+def mean_footprints(
+    whitened: np.ndarray, labels: RowLabels, contact_positions_um: np.ndarray, layout: Layout
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Average the traces at the labels on the channels around each unit.
+
+    Returns
+    -------
+    footprints : float tensor, shape (U, M, L)
+    channels : int64 array, shape (U, M)
+    """
+    channels = _footprint_channels(whitened, labels, contact_positions_um, layout)
+    footprints = [
+        typical(windows_at(whitened, evenly(labels.of_unit(unit_index)), channels[unit_index], layout))
+        for unit_index in range(labels.num_units)
+    ]
+    return torch.stack(footprints), channels
+
+
+def first_footprints(
+    whitened: np.ndarray, labels: RowLabels, contact_positions_um: np.ndarray, layout: Layout
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Of `mean_footprints`, only what lies close to the peak in time and space.
+
+    Elsewhere one spike of another unit may be larger.
+    """
+    footprints, channels = mean_footprints(whitened, labels, contact_positions_um, layout)
+    row_ms = 1000 / layout.rate_hz * (np.arange(layout.footprint_samples) - layout.footprint_before)
+    outside = np.maximum(-row_ms - _FOCUS_BEFORE_MS, row_ms - _FOCUS_AFTER_MS).clip(min=0)
+    in_time = torch.from_numpy(np.exp(-0.5 * (outside / TAPER_MS) ** 2)).float()  # (L,)
+    peak = footprints[:, :, _middle(layout)].square().sum(dim=2).argmax(dim=1).numpy()  # (U,)
+    where = contact_positions_um[channels]  # (U, M, 2)
+    distance = np.linalg.norm(where - where[np.arange(len(peak)), peak][:, None], axis=2)  # (U, M)
+    in_space = torch.from_numpy(np.exp(-0.5 * (distance / _FOCUS_UM) ** 2)).float()
+    return footprints * in_time * in_space[:, :, None], channels
+
+
+def evenly(values: np.ndarray) -> np.ndarray:
+    """At most `_MAX_EVENTS` of them, from the first to the last."""
+    if len(values) <= _MAX_EVENTS:
+        return values
+    chosen: np.ndarray = values[np.linspace(0, len(values) - 1, _MAX_EVENTS).astype(int)]
+    return chosen
+
+
+def typical(windows: torch.Tensor) -> torch.Tensor:
+    """Interquartile mean over events, robust against spikes of others: (n, M, L) to (M, L).
+
+    Of two events, the smaller value where they agree in sign: what only one of them shows is of others.
+    """
+    if len(windows) == 2:
+        smaller = windows.abs().amin(dim=0) * windows[0].sign()
+        return torch.where(windows[0] * windows[1] > 0, smaller, 0.0)
+    trimmed = max(len(windows) // 4, 1) if len(windows) >= 3 else 0
+    if trimmed:
+        windows = windows.sort(dim=0).values[trimmed:-trimmed]
+    return windows.mean(dim=0)
+
+
+def _footprint_channels(
+    whitened: np.ndarray, labels: RowLabels, positions: np.ndarray, layout: Layout
+) -> np.ndarray:
+    """The channels closest to each unit's strongest one, (U, M)."""
+    every = np.arange(len(whitened))
+    sizes = []
+    for unit_index in range(labels.num_units):
+        windows = windows_at(whitened, evenly(labels.of_unit(unit_index)), every, layout)
+        sizes.append(typical(windows).abs().numpy()[:, _middle(layout)])
+    usual = np.median([size.max(axis=0).argmax() for size in sizes])
+    tolerance = _ALIGNED_MS * layout.rate_hz / 1000 * labels.counts()
+    channels = np.zeros((labels.num_units, min(layout.num_footprint_channels, len(whitened))), dtype=np.int64)
+    for unit_index, size in enumerate(sizes):  # (C, rows)
+        aside = (size.argmax(axis=1) - usual) / tolerance[unit_index]
+        peak = (size.max(axis=1) * np.exp(-0.5 * aside**2)).argmax()
+        distance = np.linalg.norm(positions - positions[peak], axis=1)
+        channels[unit_index] = np.sort(np.argsort(distance, kind="stable")[: channels.shape[1]])
+    return channels
+
+
+def _middle(layout: Layout) -> slice:
+    """Rows of a footprint where its peak lies; elsewhere a larger spike of another unit may lie."""
+    reach = round(_CENTRE_MS * layout.rate_hz / 1000)
+    return slice(layout.footprint_before - reach, layout.footprint_before + reach + 1)
