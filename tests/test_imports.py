@@ -20,15 +20,17 @@ FLOORS = [
         "recordings sortings contacts curation formats phy_tables artifacts extrema blanking stretches "
         "handling resampling interpolation defects label_pairs preprocessing health prepared simulation "
         "windows examples matched card checkpoint footprints events results motion excerpt symptoms "
-        "admission dense_network convrecurrent fairness label_curve label_plan",
-        "datamodule lightning ranks resume learning answers calibration fitted gradient pursuit training "
-        "subject evaluation peers teacher "
-        "teaching detector inference sort_result offline sorter executor ray_executor buffered latency "
-        "announcement unbroken stream openephys chunks outcome pictures report traces onnx_graph export "
+        "admission baseline dense_network convrecurrent fairness label_curve label_plan",
+        "datamodule lightning ranks resume learning answers calibration fitted transfer gradient pursuit "
+        "training subject evaluation peers teacher "
+        "teaching detector inference minutes unknown observer fitness sort_result saved offline sorter "
+        "executor ray_executor buffered latency "
+        "announcement unbroken stream openephys chunks outcome pictures report traces "
+        "onnx_graph onnx_dense onnx_pursuit export "
         "grid study_table study_figure cost dashboards "
         "exports nwb phy backbones bootstrap spikeinterface_sorter "
         "inspect doctor page pretrained manifest memory verify",
-        "experiment sort_run objects plan runs sweep jobs study worker command optimise search",
+        "experiment sort_run objects plan runs sweep jobs study worker launching command optimise search",
     )
 ]
 # These import nothing of esort's but the file helpers and parts of themselves.
@@ -44,7 +46,19 @@ ONLY_IN = {
     "wandb": {"tracking"},
     "MEArec": {"simulation"},
     "optuna": {"optimise", "search"},
-    "hydra": {"experiment", "objects", "plan", "runs", "sweep", "jobs", "command", "optimise", "search"},
+    "hydra": {
+        "experiment",
+        "objects",
+        "plan",
+        "runs",
+        "sweep",
+        "jobs",
+        "study",
+        "launching",
+        "command",
+        "optimise",
+        "search",
+    },
     "omegaconf": {
         "experiment",
         "sort_run",
@@ -55,6 +69,7 @@ ONLY_IN = {
         "jobs",
         "study",
         "worker",
+        "launching",
         "command",
         "optimise",
     },

@@ -16,13 +16,14 @@ from esort.dashboards import show_lineage, show_outcome
 from esort.files import write_json
 from esort.label_plan import COLUMNS, LabelPlanner
 from esort.labels import LabelledSpikes
+from esort.launching import launched
 from esort.outcome import Outcome, sort_subject
 from esort.page import try_page
 from esort.plan import TrainingPlan
 from esort.recordings import RecordingPath
 from esort.report import plot_curve
 from esort.results import MODEL, RUN, SCORES, SUSPECTS
-from esort.runs import Run
+from esort.runs import Run, one_line_errors
 from esort.sort_run import write_manifest
 from esort.study import run_study
 from esort.subject import Subject, open_subject
@@ -31,7 +32,7 @@ from esort.teaching import agreement_with_teacher, draw_labels
 from esort.tracking import Tracker
 from esort.training import train_units
 
-__all__ = ["train"]
+__all__ = ["run_launched", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +52,13 @@ def train(config: DictConfig) -> float:
         Of a study: the mean pooled accuracy.
     """
     if config.study is not None:
-        return run_study(config, _train_one)
+        return run_study(config, _train_one, run_launched)
     return _train_one(config, Run.current(config)).get("val/f1", float("nan"))
+
+
+def run_launched(config: DictConfig) -> float:
+    """Do one run of a study in a process that one of Hydra's launchers started."""
+    return float(launched(one_line_errors(train), config))
 
 
 def _train_one(config: DictConfig, run: Run) -> dict[str, float]:

@@ -24,7 +24,7 @@ from esort.recordings import RecordingPath
 from esort.simulation import SimulationSpec
 from esort.training import backbone_digest
 
-__all__ = ["Job", "code_digest", "plan_jobs", "study_command", "study_name"]
+__all__ = ["Job", "code_digest", "given_overrides", "plan_jobs", "study_command", "study_name"]
 
 # What changes no result, only where it lies and how it is shown.
 _NOT_OF_A_RESULT = ("study", "resume", "cache", "logger", "label_plan", "digest_recording")
@@ -100,6 +100,12 @@ def study_command() -> str:
     return shlex.join(["python", f"{hydra.job.config_name}.py", *given])
 
 
+def given_overrides() -> list[str]:
+    """What the command line asks of every run of a study."""
+    task = HydraConfig.get().overrides.task
+    return [one for one in task if one.lstrip("+~").partition("=")[0].split(".")[0] != "study"]
+
+
 def plan_jobs(spec: StudySpec) -> list[Job]:
     """Compose the configuration of every point, and make all cheap objects.
 
@@ -113,9 +119,7 @@ def plan_jobs(spec: StudySpec) -> list[Job]:
         the truth about its recording.
     """
     hydra = HydraConfig.get()
-    given = [
-        one for one in hydra.overrides.task if one.lstrip("+~").partition("=")[0].split(".")[0] != "study"
-    ]
+    given = given_overrides()
     for one in given:
         name = one.lstrip("+~").partition("=")[0]
         if name in spec.overridden():

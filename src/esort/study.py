@@ -1,8 +1,8 @@
 """A study at work: many runs of the same experiment, one table, one figure.
 
-Runs are made one after another in this process. What is done is found again by the digest of its
-configuration, so a study that was stopped goes on where it stopped: the run that was under way from its last
-epoch, those before it not at all.
+Runs are made one after another in this process, or side by side by one of Hydra's launchers. What is done is
+found again by the digest of its configuration, so a study that was stopped goes on where it stopped: the run
+that was under way from its last epoch, those before it not at all.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.types import TaskFunction
 from omegaconf import DictConfig
 from tqdm import tqdm
 
@@ -29,6 +30,7 @@ from esort.files import write_atomically, write_json
 from esort.grid import OURS, StudySpec
 from esort.jobs import Job, code_digest, plan_jobs, study_command, study_name
 from esort.label_plan import needs_of_curves
+from esort.launching import has_launcher, launch, launched_run, seconds_of
 from esort.objects import make
 from esort.results import SCORES
 from esort.runs import Run
@@ -52,7 +54,7 @@ _PLANNED_FROM = 10
 _TARGET = 0.9
 
 
-def run_study(config: DictConfig, train_one: TrainOne) -> float:
+def run_study(config: DictConfig, train_one: TrainOne, task: TaskFunction) -> float:
     """Run all points of ``config.study`` that are not done, and gather the results of all.
 
     In the run's folder: ``table.csv`` (a row for each run, written after each), ``summary.csv`` (a row for
@@ -66,6 +68,8 @@ def run_study(config: DictConfig, train_one: TrainOne) -> float:
         Composed from ``conf/train.yaml``, with a study.
     train_one : callable
         Does one training in the folder of the run that it gets.
+    task : callable
+        Does one run of ``train.py`` in another process; for Hydra's launchers.
 
     Returns
     -------
@@ -93,6 +97,11 @@ def run_study(config: DictConfig, train_one: TrainOne) -> float:
     tracker_spec: TrackerSpec = make(config.logger)
     with tracker_spec.open(run.folder, name=study_name(spec)) as tracker:
         tracker.config(run.columns | {"study": spec.name})
+        if has_launcher():
+            launch([job for job in jobs if job.digest in expected], folder, task)
+            train_one = launched_run
+            others = {job.digest for job in jobs if job.point.sorter != OURS}
+            expected = {name: seconds if name in others else 0.0 for name, seconds in expected.items()}
         rows = _run_all(jobs, expected, run.folder, train_one)
         return _conclude(spec, jobs, rows, run.folder, tracker)
 
@@ -112,7 +121,8 @@ def _run_all(
             if job.skipped:
                 row = job_row(job, own, {"status": "skipped", "error": job.skipped})
             elif row is None:
-                row = job_row(job, own, run_job(job, own, train_one))
+                took = seconds_of(own) if train_one is launched_run else None
+                row = job_row(job, own, run_job(job, own, train_one, seconds=took))
                 seconds = expected.get(job.digest, 0.0)
                 measured, planned, left = (
                     measured + row["seconds"],

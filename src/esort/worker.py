@@ -24,16 +24,16 @@ from esort.results import MODEL, RUN, SCORES
 from esort.runs import Run
 from esort.subject import open_subject
 
-__all__ = ["TrainOne", "found_row", "job_row", "run_job"]
+__all__ = ["BEGUN", "TrainOne", "found_row", "job_row", "run_job", "silence"]
 
 logger = logging.getLogger(__name__)
 
 TrainOne = Callable[[DictConfig, Run], Any]
 """Does one training in the folder of the run that it gets."""
-_DONE, _BEGUN = "point.json", "begun.json"
+_DONE, BEGUN = "point.json", "begun.json"
 
 
-def run_job(job: Job, folder: Path, train_one: TrainOne) -> dict[str, Any]:
+def run_job(job: Job, folder: Path, train_one: TrainOne, *, seconds: float | None = None) -> dict[str, Any]:
     """Run a job; one that found nothing to learn or to sort has failed and counts with an accuracy of 0.
 
     Parameters
@@ -43,6 +43,8 @@ def run_job(job: Job, folder: Path, train_one: TrainOne) -> dict[str, Any]:
         Made if it is missing; what an interrupted run of the same code left there is gone on with.
     train_one : callable
         See `TrainOne`.
+    seconds : float, optional
+        What the job took, where it was done before this.
 
     Returns
     -------
@@ -56,7 +58,7 @@ def run_job(job: Job, folder: Path, train_one: TrainOne) -> dict[str, Any]:
     RuntimeError
         If labels came from the time that is scored.
     """
-    begun = folder / _BEGUN
+    begun = folder / BEGUN
     if begun.is_file() and json.loads(begun.read_text())["code"] != code_digest():
         shutil.rmtree(folder)  # other code's half a training is of no use
     write_json(begun, {"code": code_digest(), "overrides": list(job.point.overrides)})
@@ -64,7 +66,7 @@ def run_job(job: Job, folder: Path, train_one: TrainOne) -> dict[str, Any]:
     failed = {"status": "failed", "pooled_accuracy": 0.0, "mean_accuracy": 0.0}
     if job.point.sorter == OURS and job.plan.budget.kind == "per_unit":
         failed["labels_per_unit"] = float(job.plan.budget.amount)
-    with _silence(folder):
+    with silence(folder):
         try:
             if job.point.sorter == OURS:
                 train_one(job.config, Run.of(job.config, job.choices, folder, name=job.point.label))
@@ -75,7 +77,7 @@ def run_job(job: Job, folder: Path, train_one: TrainOne) -> dict[str, Any]:
             return failed | {"error": " ".join(str(error).split()), "seconds": time.perf_counter() - begin}
     for leftover in ("pretrain", "finetune", "peer"):  # to go on with, and as large as all the rest
         shutil.rmtree(folder / leftover, ignore_errors=True)
-    seconds = time.perf_counter() - begin
+    seconds = time.perf_counter() - begin if seconds is None else seconds
     result = {"status": "done", "seconds": seconds, **_scored(job, folder)}
     write_json(folder / _DONE, {"code": code_digest(), "row": job_row(job, folder, result)})
     return result
@@ -155,7 +157,7 @@ def found_row(folder: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def _silence(folder: Path) -> Iterator[None]:
+def silence(folder: Path) -> Iterator[None]:
     """Send what a run prints and logs to files in its folder: forty runs drown the study's own lines."""
     root = logging.getLogger()
     quieted = [

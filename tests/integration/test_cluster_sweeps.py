@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from entries import ROOT, run_process
+from entries import ROOT, SMALL_TARGET, run_process
 
 from esort.sorter import Sorter
 
@@ -132,3 +132,85 @@ def test_a_job_that_fails_on_the_cluster_leaves_its_line(slurm, trained_pursuit,
 def _which(name):
     """Where a program lies; Debian's daemons are not on everybody's path."""
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+
+def study(trained, folder, *overrides, **environment):
+    """Two runs of a study; what its table says of them."""
+    ended = run_process(
+        "train.py",
+        "experiment=label_efficiency",
+        *SMALL_TARGET,
+        "study.only={labels:[5],training:[scratch]}",
+        "study.seeds=[0,1]",
+        "study.peers=[]",
+        f"cache={trained.cache}",
+        f"hydra.run.dir={folder}",
+        *overrides,
+        **environment,
+    )
+    assert ended.code == 0, ended.out + ended.err
+    with open(folder / "table.csv") as file:
+        return ended, list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def one_after_another(trained_pursuit, tmp_path_factory):
+    """The same study in one process."""
+    return study(trained_pursuit, tmp_path_factory.mktemp("study") / "plain")[1]
+
+
+def assert_same_study(rows, expected):
+    assert len(rows) == 2
+    for row, other in zip(rows, expected, strict=True):
+        assert {row["status"], other["status"]} == {"done"}
+        assert float(row["seconds"]) > 0.5
+        for name in ("seed", "pooled_accuracy", "mean_accuracy", "folder", "found_units"):
+            assert row[name] == other[name], name
+
+
+@pytest.mark.slow
+def test_a_study_side_by_side(trained_pursuit, one_after_another, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install esort[joblib]")
+    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    folder = tmp_path / "study"
+    ended, rows = study(trained_pursuit, folder, *launcher)
+    assert_same_study(rows, one_after_another)
+    assert "pooled accuracy 0." in ended.out
+    (one,) = (folder / "runs").glob("*seed-1_*")
+    assert {"model.safetensors", "manifest.json", "point.json", "printed.txt"} <= {
+        path.name for path in one.iterdir()
+    }
+    # One run more: what is done is found again, what fails is a line of the table.
+    (one / "point.json").unlink()
+    (one / "labels.npz").unlink(missing_ok=True)
+    ended, rows = study(
+        trained_pursuit, folder, *launcher, "study.seeds=[0,1]", "recording.target.duration_s=10"
+    )
+    assert "2 runs, 1 to do" in ended.out
+    assert_same_study(rows, one_after_another)
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_elsewhere_is_a_line_of_the_table(trained_pursuit, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install esort[joblib]")
+    _, rows = study(
+        trained_pursuit,
+        tmp_path / "study",
+        "recording.target.duration_s=0.1",  # nobody spikes in the first half
+        "study.seeds=[1]",
+        "hydra/launcher=joblib",
+    )
+    assert [row["status"] for row in rows] == ["failed"]
+    assert "no labelled spike of 4 units" in rows[0]["error"]
+
+
+@pytest.mark.slow
+def test_a_study_by_slurm(slurm, trained_pursuit, one_after_another, tmp_path):
+    pytest.importorskip("submitit", reason="pip install esort[slurm]")
+    launcher = (
+        "hydra/launcher=submitit_slurm",
+        "hydra.launcher.timeout_min=20",
+        "hydra.launcher.cpus_per_task=1",
+    )
+    _, rows = study(trained_pursuit, tmp_path / "study", *launcher, **slurm)
+    assert_same_study(rows, one_after_another)
