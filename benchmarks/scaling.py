@@ -5,26 +5,28 @@
 
 A checkpoint of 32 channels is learned once. `channels` / 32 copies of it, side by side on one long probe, are
 one checkpoint of constant density of units, and as many copies of its recording are one recording. Each is
-sorted from memory by `esort.sorter`, in this process. Cost is wall time on all cores per second of recording.
+sorted from memory by `esort.sorter`, in a process of its own. Cost is wall time on all cores per second of
+recording; start-up and the tables of the units are not in it. The slopes of the logarithms say how the cost
+grows: 1 is linear.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
+import subprocess
 import sys
-from copy import deepcopy
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from speed import ROOT, learn
 from spikeinterface.core import BaseRecording, BaseRecordingSegment
 
 from esort.files import write_json
-from esort.pursuit.network import PursuitNetwork
+from esort.memory import peak_rss_bytes
+from esort.pursuit.scorer import PursuitScorer
 from esort.simulation import Simulation
 from esort.sorter import Sorter
 from esort.style import COLORS, picture
@@ -36,7 +38,7 @@ DEFAULTS = {
     "folder": "data/cache/benchmark",
     "output": "benchmarks/results/scaling.json",
 }
-APART_UM = 1000.0  # from one copy to the next: no two share a spike
+APART_UM = 25.0  # from one copy to the next, as on one long probe; no unit is seen by two
 
 
 class Tiled(BaseRecording):
@@ -73,53 +75,74 @@ def positions_of(positions_um, copies):
 
 def tiled_sorter(sorter, copies):
     """The same units once more on each copy of the probe."""
-    network, card = sorter.network, sorter.card
-    channels, units = network.num_channels, network.num_units
-    large = PursuitNetwork(
-        **(network.hyper_parameters() | {"num_channels": copies * channels, "num_units": copies * units})
-    )
-    state = deepcopy(network.state_dict())
-    state["whitening"] = torch.block_diag(*[network.whitening] * copies)
-    for name, tensor in network.state_dict().items():
-        if tensor.shape[:1] == (units,) and name not in ("whitening", "bandpass", "filters", "basis"):
-            state[name] = torch.cat([tensor] * copies)
-        if name in ("footprint_channels", "head_channels"):
-            state[name] = torch.cat([tensor + copy * channels for copy in range(copies)])
-    large.load_state_dict(state)
-    ids = tuple(f"{copy}-{unit}" for copy in range(copies) for unit in card.unit_ids)
+    scorer, card = sorter.scorer, sorter.card
+    channels, units = scorer.num_channels, scorer.num_units
+    sizes = replace(scorer.sizes, num_channels=copies * channels, num_units=copies * units)
+    arrays = scorer.arrays()
+    for name in ("footprint_channels", "head_channels"):
+        arrays[name] = np.concatenate([arrays[name] + copy * channels for copy in range(copies)])
+    for name in ("footprints", "heads"):
+        arrays[name] = np.concatenate([arrays[name]] * copies)
+    arrays["whitening"] = np.kron(np.eye(copies, dtype=np.float32), arrays["whitening"])
+    arrays["positions"] = positions_of(arrays["positions"], copies)
     card = replace(
         card,
-        network_parameters=large.hyper_parameters(),
+        network_parameters=sizes.to_dict(),
         contact_positions_um=tuple(map(tuple, positions_of(card.contact_positions_um, copies))),
         channel_ids=tuple(range(copies * channels)),
-        unit_ids=ids,
+        unit_ids=tuple(f"{copy}-{unit}" for copy in range(copies) for unit in card.unit_ids),
         noise_level_uv=tuple(card.noise_level_uv) * copies,
         thresholds=tuple(card.thresholds) * copies,
     )
-    return Sorter(large.eval(), card, sorter.tables)
+    return Sorter(PursuitScorer(sizes, arrays), card, sorter.tables)
 
 
-def measure(sorter, recording, copies, seconds):
-    rate = recording.sampling_frequency
-    tiled = Tiled(recording, copies, round(seconds * rate))
-    sorter.sort(tiled, stop_sample=round(2 * rate))  # loads what is compiled, makes the tables
+def measure(run_folder, channels, seconds):
+    """Cost of one size, in a process of its own: its peak of memory is its own, too."""
+    command = [sys.executable, __file__, "child", str(run_folder), str(channels), str(seconds)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    row = json.loads(done.stdout.splitlines()[-1])
+    print(
+        f"{row['channels']:5} channels {row['num_units']:5} units {seconds:5g} s: "
+        f"{1 / row['cost']:7.1f} x real time, {1000 * row['cost'] / row['channels']:.3f} ms per second and "
+        f"channel, {row['num_spikes']} spikes, made ready in {row['ready_s']:.1f} s, "
+        f"peak {row['peak_rss_gb']:.2f} GB",
+        flush=True,
+    )
+    return row
+
+
+def child(run_folder, channels, seconds):
+    """Sort one size; print what it took."""
+    facts = json.loads((Path(run_folder) / "run.json").read_text())
+    recording = Simulation.load(ROOT / facts["recording"]).recording
+    sorter = Sorter.load(Path(run_folder) / "model.safetensors")
+    copies = int(channels) // sorter.card.num_channels
+    if copies > 1:
+        sorter = tiled_sorter(sorter, copies)
+    tiled = Tiled(recording, copies, round(float(seconds) * recording.sampling_frequency))
+    begin = time.perf_counter()
+    sorter.make_ready()
+    # Loads what is compiled, and the pages of the recording.
+    sorter.sort(tiled, stop_sample=round(2 * recording.sampling_frequency))
+    ready_s = time.perf_counter() - begin
     result = sorter.sort(tiled)
     row = {
         "channels": sorter.card.num_channels,
         "num_units": sorter.card.num_units,
-        "recording_s": seconds,
+        "recording_s": float(seconds),
         "num_spikes": len(result.spikes),
-        "cost": result.seconds["total"] / seconds,
+        "cost": result.seconds["total"] / float(seconds),
         "stages_s": result.seconds,
-        "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+        "ready_s": ready_s,
+        "peak_rss_gb": peak_rss_bytes() / 1e9,
     }
-    print(
-        f"{row['channels']:5} channels {row['num_units']:5} units {seconds:5g} s: "
-        f"{1 / row['cost']:7.1f} x real time, {1000 * row['cost'] / row['channels']:.3f} ms per second and "
-        f"channel, {row['num_spikes']} spikes, peak so far {row['peak_rss_gb']:.2f} GB",
-        flush=True,
-    )
-    return row
+    print(json.dumps(row))
+
+
+def slope(x, y):
+    """Power with which y grows with x, by least squares over the logarithms."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0]) if len(x) > 1 else float("nan")
 
 
 def draw(over_channels, over_length, path):
@@ -149,27 +172,25 @@ def main(arguments):
     if set(options) != set(DEFAULTS):
         sys.exit(f"expected {', '.join(DEFAULTS)}, got {arguments}")
     run_folder = learn("neuronexus32", ROOT / options["folder"])
-    facts = json.loads((run_folder / "run.json").read_text())
-    recording = Simulation.load(ROOT / facts["recording"]).recording
-    sorter = Sorter.load(run_folder / "model.safetensors")
-    base = sorter.card.num_channels
-    over_channels = [
-        measure(
-            tiled_sorter(sorter, int(number) // base),
-            recording,
-            int(number) // base,
-            float(options["seconds"]),
-        )
-        for number in options["channels"].split(",")
-    ]
-    over_length = [
-        measure(sorter, recording, 1, float(seconds)) for seconds in options["lengths_s"].split(",")
-    ]
+    seconds = float(options["seconds"])
+    over_channels = [measure(run_folder, int(number), seconds) for number in options["channels"].split(",")]
+    over_length = [measure(run_folder, 32, float(length)) for length in options["lengths_s"].split(",")]
+    of_channels = slope(
+        [row["channels"] for row in over_channels],
+        [row["cost"] for row in over_channels],
+    )
+    of_length = slope(
+        [row["recording_s"] for row in over_length],
+        [row["cost"] * row["recording_s"] for row in over_length],
+    )
+    print(f"cost grows with the channels to the power {of_channels:.2f}, with the length to {of_length:.2f}")
     output = ROOT / Path(options["output"])
     draw(over_channels, over_length, output.with_suffix(".png"))
     content = {
         "command": "python benchmarks/scaling.py " + " ".join(f"{key}={options[key]}" for key in DEFAULTS),
         "cores": os.cpu_count(),
+        "power_of_channels": of_channels,
+        "power_of_length": of_length,
         "over_channels": over_channels,
         "over_length": over_length,
     }
@@ -177,4 +198,7 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    if sys.argv[1:2] == ["child"]:
+        child(*sys.argv[2:])
+    else:
+        main(sys.argv[1:])

@@ -142,27 +142,23 @@ def _bank(network: PursuitScorer, positions: np.ndarray, noise: np.ndarray) -> t
     channels : int64 array, shape (U, H)
         The strongest, over all shifts.
     """
-    heads = network.dense_heads()  # (U, C, F)
-    present = np.isfinite(noise)
-    whole = np.stack(
-        [
-            np.einsum(
-                "ucf,cd->udf",
-                heads,
-                network.whitening @ interpolation(positions, np.full(len(positions), shift), present),
-                optimize=True,
-            )
-            for shift in SHIFTS_UM
-        ],
-        axis=1,
-    )  # (U, G, C, F)
+    present, every = np.isfinite(noise), np.full(len(positions), 1.0)
+    moved = np.stack(
+        [network.whitening @ interpolation(positions, shift * every, present) for shift in SHIFTS_UM]
+    )  # (G, C, C)
     level = np.where(present, noise, 0.0).astype(np.float32)
-    strength = np.square(whole * level[:, None]).sum(axis=(1, 3))  # (U, C)
     number = min(_NUM_CHANNELS, len(positions))
-    channels = np.sort(np.argsort(-strength, axis=1, kind="stable")[:, :number], axis=1)
-    bank = np.take_along_axis(whole, channels[:, None, :, None], axis=2)  # (U, G, H, F)
-    bank = np.ascontiguousarray(bank.transpose(0, 2, 3, 1), dtype=np.float32)  # (U, H, F, G)
-    return bank.reshape(len(bank), -1, len(SHIFTS_UM)), channels
+    banks, channels = [], []
+    # For all units at once this would grow with the square of the channels.
+    for unit_index in range(network.num_units):
+        rows = moved[:, network.head_channels[unit_index]]  # (G, M, C)
+        whole = rows.swapaxes(1, 2) @ network.heads[unit_index]  # (G, C, F)
+        strength = np.square(whole * level[:, None]).sum(axis=(0, 2))  # (C,)
+        strongest = np.sort(np.argsort(-strength, kind="stable")[:number])  # (H,)
+        banks.append(whole[:, strongest].transpose(1, 2, 0))  # (H, F, G)
+        channels.append(strongest)
+    bank = np.ascontiguousarray(banks, dtype=np.float32)  # (U, H, F, G)
+    return bank.reshape(len(bank), -1, len(SHIFTS_UM)), np.stack(channels)
 
 
 def _lists(related: np.ndarray) -> np.ndarray:
