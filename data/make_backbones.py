@@ -18,6 +18,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,12 @@ TRIALS = {
         ["probe=neuronexus32", "noise=high", "labels=5", "seed=101"],
         ["probe=tetrode", "labels=5", "seed=101"],
     ],
-    "dense": [["probe=neuronexus32", f"labels={labels}", "seed=101"] for labels in (10, 5)],
+    # A probe of the same contacts, and one that takes the layers over time alone. The first costs most.
+    "dense": [
+        *(["probe=tetrode", f"labels={labels}", "seed=101"] for labels in (10, 5)),
+        ["model=convrecurrent", "probe=tetrode", "labels=10", "seed=101"],
+        ["probe=neuronexus32", "labels=10", "seed=101"],
+    ],
 }
 
 
@@ -73,11 +79,11 @@ def pooled_accuracy(plan: TrainingPlan, backbone: Path | None, folder: Path) -> 
     return score(target.ground_truth, found, start_sample=start, stop_sample=stop).pooled_accuracy
 
 
-def try_out(name: str, shipped: Path, folder: Path) -> list[dict[str, Any]]:
+def try_out(name: str, shipped: Path, folder: Path) -> Iterator[dict[str, Any]]:
     """Score recordings from nothing, from a backbone of their own, and from the one that ships."""
-    rows = []
     for number, overrides in enumerate(TRIALS[name]):
-        plan = plan_of(f"model={name}", "label_budget=per_unit", *overrides)
+        model = [] if overrides[0].startswith("model=") else [f"model={name}"]
+        plan = plan_of(*model, "label_budget=per_unit", *overrides)
         own, _ = find_or_make_backbone(
             plan.source, plan.pretraining, plan.settings, cache=plan.cache, folder=folder / f"{number}_own"
         )
@@ -85,9 +91,8 @@ def try_out(name: str, shipped: Path, folder: Path) -> list[dict[str, Any]]:
         for kind, backbone in (("scratch", None), ("own", own), ("shipped", shipped)):
             accuracy = pooled_accuracy(plan, backbone, folder / f"{number}_{kind}")
             row[kind] = round(accuracy, 4)
-        rows.append(row)
         print(row, flush=True)
-    return rows
+        yield row
 
 
 def make(name: str, folder: Path) -> None:
@@ -100,23 +105,25 @@ def make(name: str, folder: Path) -> None:
     target = Path(pretrained.__file__).parent / f"{name}.safetensors"
     shutil.copyfile(made, target)
     card = load_card(target)
-    write_json(
-        target.with_suffix(".json"),
-        {
-            "command": shlex.join(["python", "train.py", *overrides]),
-            "source": plan.source.to_dict(),
-            "source_digest": plan.source.digest(),
-            "template_bank": TemplateBank.load().digest,
-            "learning": asdict(plan.pretraining),
-            "seed": card.seed,
-            "created": card.created,
-            "versions": card.versions,
-            "weights_digest": card.weights_digest,
-            "file_digest": sha256_of_file(target),
-            "validation": metrics,
-            "scores": try_out(name, target, folder),
-        },
-    )
+    story: dict[str, Any] = {
+        "command": shlex.join(["python", "train.py", *overrides]),
+        "source": plan.source.to_dict(),
+        "source_digest": plan.source.digest(),
+        "template_bank": TemplateBank.load().digest,
+        "learning": asdict(plan.pretraining),
+        "seed": card.seed,
+        "created": card.created,
+        "versions": card.versions,
+        "weights_digest": card.weights_digest,
+        "file_digest": sha256_of_file(target),
+        "validation": metrics,
+        "scores": [],
+    }
+    # Beside the weights from the start: without it they are of no use.
+    write_json(target.with_suffix(".json"), story)
+    for row in try_out(name, target, folder):
+        story["scores"].append(row)
+        write_json(target.with_suffix(".json"), story)
     print(json.dumps({"made": str(target), "bytes": target.stat().st_size}))
 
 

@@ -17,7 +17,6 @@ from esort.files import sha256_of_file
 from esort.plan import TrainingPlan
 from esort.preprocessing import Preprocessing
 from esort.pretrained import Pretrained, find_pretrained, pretrained_names, pretrained_path
-from esort.probes import ProbeSpec
 from esort.simulation import DriftSpec, NoiseSpec, SimulationSpec, TemplateBank
 
 
@@ -86,16 +85,25 @@ def test_where_the_pursuit_s_does_not_fit():
     assert misfit(plan_of("model.parameters.num_head_channels=20")) == ""
 
 
-@pytest.mark.skipif("dense" not in pretrained_names(), reason="none ships for the dense network")
+@pytest.mark.parametrize("model", ["dense", "convrecurrent"])
+@pytest.mark.parametrize("probe", ["tetrode", "neuronexus32", "neuropixels"])
+@pytest.mark.parametrize("rate", [32000.0, 30000.0, 20000.0])
+def test_the_dense_network_s_is_for_any_probe_and_rate(model, probe, rate):
+    plan = plan_of(f"model={model}", f"probe={probe}")
+    source = replace(plan.source, sampling_frequency=rate)
+    assert find_pretrained(source, plan.pretraining, plan.settings) == pretrained_path("dense")
+
+
 def test_where_the_dense_network_s_does_not_fit():
     plan = plan_of("model=dense")
     assert misfit(plan) == ""
-    assert misfit(plan, sampling_frequency=30000.0) == "its rate is 32000 Hz"
-    assert misfit(plan, probe=ProbeSpec(name="tetrode")) == "its probe is neuronexus32"
+    assert misfit(plan, split="target") == "its templates may be those that are to be learned"
+    assert misfit(plan, sampling_frequency=100_000.0) == "its rate is 32000 Hz"
     assert misfit(plan_of("model=dense", "model.window_ms=2")) == "it has window_samples=60, not 64"
     assert misfit(plan_of("model=dense", "training.pretrain.epochs=2")) == "it was trained in another way"
-    none = plan_of("model=dense", "preprocessing.common_reference=none")
-    assert misfit(none) == "its common reference is median"
+    recurrent = plan_of("model=convrecurrent", "model.window_ms=4")
+    dense = Pretrained.open("dense")
+    assert dense.misfit(recurrent.source, recurrent.pretraining, recurrent.settings).startswith("it has ")
 
 
 def test_it_is_said_why_another_one_is_made(caplog):
@@ -105,10 +113,8 @@ def test_it_is_said_why_another_one_is_made(caplog):
     assert "the backbone that ships with esort is not used: its band-pass is 300 to 6000 Hz" in caplog.text
 
 
-def test_for_a_network_without_one_there_is_none():
-    plan = plan_of("model=convrecurrent")
-    assert find_pretrained(plan.source, plan.pretraining, plan.settings) is None
-    with pytest.raises(ValueError, match="expected a backbone among .*pursuit, got 'convrecurrent'"):
+def test_a_name_that_does_not_ship():
+    with pytest.raises(ValueError, match="expected a backbone among dense, pursuit, got 'convrecurrent'"):
         pretrained_path("convrecurrent")
 
 

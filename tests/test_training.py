@@ -165,9 +165,17 @@ def test_a_backbone_of_another_probe_gives_its_filters(tmp_path, backbone, caplo
     assert "filters" not in line
 
 
-def test_a_backbone_of_another_rate_is_refused(tmp_path, backbone):
+def test_a_backbone_of_another_rate_is_resampled(tmp_path, backbone):
     other = make_toy(rate=30_000.0, seconds=3.0)
-    with pytest.raises(ValueError, match="backbone for 20000 Hz, the recording has 30000 Hz"):
+    _, card, weights = fit_units(other, tmp_path, backbone=backbone)
+    assert card.sampling_frequency == 30_000.0
+    assert weights["filters.weight"].shape == (4, 56)
+
+
+def test_a_backbone_of_a_rate_far_away_is_refused(tmp_path, backbone):
+    other = make_toy(rate=80_000.0, seconds=3.0)
+    message = "backbone for 20000 Hz, expected one within a factor of 3 of the recording's 80000 Hz"
+    with pytest.raises(ValueError, match=message):
         fit_units(other, tmp_path, backbone=backbone)
 
 

@@ -49,6 +49,9 @@ class DenseNetwork(SpikeNetwork):
         If a number of features is not a whole number of at least 1.
     """
 
+    # Of the window, in front of and behind what the filters see.
+    margin_samples = 0
+
     def __init__(
         self, *, temporal_features: Sequence[int] = (8, 16), hidden_features: int | None = None, **sizes: int
     ) -> None:

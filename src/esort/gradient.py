@@ -9,21 +9,18 @@ from typing import Any
 import torch
 
 from esort.calibration import calibration_room
-from esort.checkpoint import load_checkpoint
 from esort.fitted import Fitted, TrainingSettings, without_artefacts
 from esort.labels import LabelledSpikes
 from esort.learning import LearningSpec, learn
-from esort.network import SpikeNetwork, build_network
+from esort.network import build_network
 from esort.prepared import prepare
 from esort.subject import Subject
+from esort.transfer import start_from_backbone
 from esort.windows import Window
 
 __all__ = ["fit_by_gradient"]
 
 logger = logging.getLogger(__name__)
-
-# Hyper-parameters in which a backbone may differ from the network that starts from it.
-_OF_THE_RECORDING = {"num_channels", "num_units"}
 
 
 def fit_by_gradient(
@@ -66,7 +63,14 @@ def fit_by_gradient(
     torch.manual_seed(settings.seed)
     network = build_network(settings.network.name, hyper_parameters)
     if backbone is not None:
-        _start_from(network, backbone, subject.sampling_frequency, settings.network.name, hyper_parameters)
+        start_from_backbone(
+            network,
+            backbone,
+            name=settings.network.name,
+            hyper_parameters=hyper_parameters,
+            sampling_frequency=subject.sampling_frequency,
+            contact_positions_um=subject.contact_positions_um,
+        )
     logger.info(
         "%s: %d units, %d labelled spikes, %d channels, %.1f s; filtering",
         name,
@@ -97,25 +101,3 @@ def fit_by_gradient(
         settings=settings,
         metrics=metrics,
     )
-
-
-def _start_from(
-    network: SpikeNetwork, path: Path, sampling_frequency: float, name: str, hyper_parameters: dict[str, Any]
-) -> None:
-    """Load a backbone, or say why it does not fit."""
-    card, weights = load_checkpoint(path, framework="torch")
-    if card.network != name:
-        raise ValueError(f"{path}: a backbone of network {card.network}, expected one of network {name}")
-    if abs(card.sampling_frequency / sampling_frequency - 1) > 1e-3:
-        raise ValueError(
-            f"{path}: a backbone for {card.sampling_frequency:g} Hz, "
-            f"the recording has {sampling_frequency:g} Hz"
-        )
-    for key in sorted((hyper_parameters.keys() | card.network_parameters.keys()) - _OF_THE_RECORDING):
-        theirs, ours = card.network_parameters.get(key), hyper_parameters.get(key)
-        if theirs != ours:
-            raise ValueError(f"{path}: a backbone with {key}={theirs}, expected one with {key}={ours}")
-    taken = network.load_backbone(weights)
-    left = sorted(set(weights) - set(taken))
-    if left:
-        logger.info("from the backbone without %s, which are for another probe", ", ".join(left))

@@ -13,8 +13,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from esort.card import Card
 from esort.checkpoint import load_card
 
@@ -27,8 +25,7 @@ __all__ = ["Pretrained", "find_pretrained", "pretrained_names", "pretrained_path
 
 logger = logging.getLogger(__name__)
 
-# Networks whose shared parts know neither the contacts nor, once resampled, the rate.
-_ANY_PROBE = ("pursuit",)
+_CLOSED_FORM = "pursuit"
 _OF_THE_RECORDING = {"num_channels", "num_units"}
 
 
@@ -97,25 +94,27 @@ class Pretrained:
         corners = [self.card.preprocessing[name] for name in ("freq_min_hz", "freq_max_hz")]
         if corners != [settings.preprocessing.freq_min_hz, settings.preprocessing.freq_max_hz]:
             return f"its band-pass is {corners[0]:g} to {corners[1]:g} Hz"
-        if self.name in _ANY_PROBE:
+        if self.name == _CLOSED_FORM:
             return self._other_layout(settings)
-        if abs(self.card.sampling_frequency / source.sampling_frequency - 1) > 1e-3:
+        from esort.transfer import MAX_RATIO
+
+        ratio = source.sampling_frequency / self.card.sampling_frequency
+        if not 1 / MAX_RATIO <= ratio <= MAX_RATIO:
             return f"its rate is {self.card.sampling_frequency:g} Hz"
-        contacts = source.probe_spec.build().contact_positions
-        own = np.asarray(self.card.contact_positions_um)
-        if own.shape != contacts.shape or not np.allclose(own, contacts, atol=1e-3):
-            return f"its probe is {theirs['probe']['label']}"
-        if settings.preprocessing.common_reference not in (
-            "auto",
-            self.card.preprocessing["common_reference"],
-        ):
-            return f"its common reference is {self.card.preprocessing['common_reference']}"
+        if self.story["learning"] != json.loads(json.dumps(asdict(learning))):
+            return "it was trained in another way"
+        return self._other_parameters(self._expected(settings))
+
+    def _expected(self, settings: TrainingSettings) -> dict[str, Any]:
+        """Hyper-parameters of the network that is to start from it, at its rate."""
         expected = settings.network.hyper_parameters(
             sampling_frequency=self.card.sampling_frequency, num_channels=1, num_units=1
         )
-        if self.story["learning"] != json.loads(json.dumps(asdict(learning))):
-            return "it was trained in another way"
-        return self._other_parameters(expected)
+        if settings.network.name == self.name:
+            return expected
+        from esort.transfer import plainer_parameters
+
+        return plainer_parameters(settings.network.name, expected, self.card.network_parameters)
 
     def _other_layout(self, settings: TrainingSettings) -> str:
         from esort.pursuit.denoising import NUM_COMPONENTS
@@ -168,7 +167,11 @@ def find_pretrained(
     Path or None
         None where none fits; the log says why.
     """
+    from esort.transfer import PLAINER
+
     name = settings.network.name
+    if name not in pretrained_names():
+        name = PLAINER.get(name, name)
     if name not in pretrained_names():
         return None
     shipped = Pretrained.open(name)
