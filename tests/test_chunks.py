@@ -14,9 +14,10 @@ from entries import run
 from long_recordings import Repeated
 
 from esort import chunks as chunks_module
-from esort.chunks import ChunkFolder, open_saved, save_sorting, sort_in_chunks
+from esort.chunks import ChunkFolder, sort_in_chunks
 from esort.inference import BLOCK_S
 from esort.pursuit.detector import _EPOCH_STEPS, _STEP_MS
+from esort.saved import open_saved, save_sorting
 from esort.sorter import Sorter
 
 ROOT = Path(__file__).parents[1]
@@ -198,7 +199,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, "tests")
 from long_recordings import Repeated
-from esort.chunks import ChunkFolder, save_sorting, sort_in_chunks
+from esort.chunks import ChunkFolder, sort_in_chunks
+from esort.saved import save_sorting
 from esort.memory import peak_rss_bytes
 from esort.recordings import RecordingPath
 from esort.sorter import Sorter

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,17 +15,19 @@ import numpy as np
 from esort.executor import Executor, ThreadExecutor
 from esort.files import plain, read_json, write_atomically, write_json
 from esort.inference import BLOCK_S
+from esort.minutes import Minutes
 from esort.motion import FollowedMotion
 from esort.postprocess import Spikes
-from esort.results import MOTION
+from esort.saved import write_array
 from esort.sort_result import SortResult
 from esort.sorter import Sorter
 from esort.stretches import merged
+from esort.unknown import UnknownEvents
 
 if TYPE_CHECKING:
-    from spikeinterface.core import BaseRecording, BaseSorting
+    from spikeinterface.core import BaseRecording
 
-__all__ = ["CHUNK_S", "ChunkFolder", "open_saved", "save_sorting", "sort_in_chunks"]
+__all__ = ["CHUNK_S", "ChunkFolder", "sort_in_chunks"]
 
 CHUNK_S = 300.0
 """So much of a recording is lost by an interruption, at most."""
@@ -41,9 +43,12 @@ _KEPT = {
     "times_s": ("<f8", "times"),
     "depths_um": ("<f8", "depths"),
     "shift_um": ("<i8", "times", "depths"),
+    **{f"unknown_{name}": kept for name, kept in UnknownEvents.KEPT.items()},
+    **{f"minutes_{name}": kept for name, kept in Minutes.KEPT.items()},
 }
-# Spikes that are in memory at once when a sorting is written.
-_SPIKES_AT_ONCE = 2**20
+_UNKNOWN, _MINUTES = (
+    tuple(name for name in _KEPT if name.startswith(prefix)) for prefix in ("unknown_", "minutes_")
+)
 
 
 @dataclass(frozen=True)
@@ -104,12 +109,18 @@ class ChunkFolder:
         spikes: Spikes,
         blanked: np.ndarray | None = None,
         motion: FollowedMotion | None = None,
+        unknown: UnknownEvents | None = None,
+        minutes: Minutes | None = None,
     ) -> None:
-        """Keep the spikes of a chunk, what of it was blanked and the motion; the file is whole or absent."""
+        """Keep what a `SortResult` says of a chunk; the file is whole or absent."""
         columns = {name: getattr(spikes, name) for name in _COLUMNS}
         columns[_BLANKED] = np.zeros((0, 2), dtype=np.int64) if blanked is None else blanked
         if motion is not None:
             columns |= {name: getattr(motion, name) for name in _MOTION}
+        if unknown is not None:
+            columns |= {f"unknown_{name}": values for name, values in unknown.arrays().items()}
+        if minutes is not None:
+            columns |= {f"minutes_{name}": values for name, values in minutes.arrays().items()}
         columns = {name: np.asarray(values, dtype=_KEPT[name][0]) for name, values in columns.items()}
         if not self._note.is_file():
             write_json(self._note, self.identity)
@@ -123,7 +134,7 @@ class ChunkFolder:
         count = sum(len(self._loaded(start)) for start in starts)
         for name, dtype in _COLUMNS.items():
             path = self.folder / f"{name}.npy"
-            _write_array(
+            write_array(
                 path, np.dtype(dtype), count, (getattr(self._loaded(start), name) for start in starts)
             )
             # An empty file cannot be mapped.
@@ -144,6 +155,22 @@ class ChunkFolder:
             if arrays := self._arrays(start, _MOTION, optional=True):
                 parts.append(FollowedMotion(**arrays))
         return FollowedMotion.joined(parts)
+
+    def unknown(self, starts: Iterable[int]) -> UnknownEvents:
+        """Events in all chunks that no unit explains."""
+        return UnknownEvents.joined(
+            UnknownEvents.of_arrays(_without_prefix(arrays))
+            for start in starts
+            if (arrays := self._arrays(start, _UNKNOWN, optional=True))
+        )
+
+    def minutes(self, starts: Iterable[int]) -> Minutes | None:
+        """What was counted in all chunks; None: nothing was."""
+        return Minutes.joined(
+            Minutes.of_arrays(_without_prefix(arrays))
+            for start in starts
+            if (arrays := self._arrays(start, _MINUTES, optional=True))
+        )
 
     def clear(self) -> None:
         """Remove all, first the note: without it nobody believes the rest."""
@@ -170,7 +197,7 @@ class ChunkFolder:
                 if optional and not set(names) & set(stored.files):
                     return {}
                 arrays = {name: stored[name] for name in names}  # a damaged one fails here
-            sizes = {"ends": 2}
+            sizes = {"ends": 2, "axes": 2}
             for name, array in arrays.items():
                 dtype, *axes = _KEPT[name]
                 if array.dtype.str != dtype or array.ndim != len(axes):
@@ -258,7 +285,7 @@ def sort_in_chunks(
     )
     with closing(parts):
         for start, part in parts:
-            chunks.save(start, part.spikes, part.blanked, part.motion)
+            chunks.save(start, part.spikes, part.blanked, part.motion, part.unknown, part.minutes)
             seconds = part.seconds
             if result is not None:
                 seconds = {name: value + result.seconds[name] for name, value in part.seconds.items()}
@@ -273,57 +300,12 @@ def sort_in_chunks(
         num_samples=stop_sample - start_sample,
         blanked=chunks.blanked(starts),
         motion=chunks.motion(starts),
+        unknown=chunks.unknown(starts),
+        minutes=chunks.minutes(starts),
     )
     result.seconds["total"] = perf_counter() - begin
     return result
 
 
-def save_sorting(result: SortResult, folder: Path) -> None:
-    """Save a sorting as SpikeInterface's folder, with each spike's probability and the motion in it.
-
-    Parameters
-    ----------
-    result : SortResult
-    folder : Path
-        Replaced.
-    """
-    from spikeinterface.core.base import minimum_spike_dtype
-
-    spikes, count = result.spikes, len(result.spikes)
-    nothing = Spikes(*(np.zeros(0, dtype=dtype) for dtype in _COLUMNS.values()))
-    replace(result, spikes=nothing).sorting().save(folder=folder, overwrite=True)
-
-    def pieces() -> Iterator[np.ndarray]:
-        for start in range(0, count, _SPIKES_AT_ONCE):
-            part = slice(start, start + _SPIKES_AT_ONCE)
-            vector = np.zeros(len(spikes.sample_index[part]), dtype=minimum_spike_dtype)
-            vector["sample_index"] = spikes.sample_index[part]
-            vector["unit_index"] = spikes.unit_index[part]
-            yield vector
-
-    _write_array(folder / "spikes.npy", np.dtype(minimum_spike_dtype), count, pieces())
-    probabilities = (
-        spikes.probability[start : start + _SPIKES_AT_ONCE] for start in range(0, count, _SPIKES_AT_ONCE)
-    )
-    _write_array(folder / "probability.npy", np.dtype("<f4"), count, probabilities)
-    if result.motion is not None:
-        result.motion.save(folder / MOTION)
-
-
-def open_saved(folder: Path) -> BaseSorting:
-    """Open what `save_sorting` has saved; its spikes stay on disk."""
-    from spikeinterface.core import NumpyFolderSorting
-
-    with open(folder / "spikes.npy", "rb") as file:
-        np.lib.format.read_magic(file)
-        shape = np.lib.format.read_array_header_1_0(file)[0]
-    return NumpyFolderSorting(folder, mmap_mode="r" if shape[0] else None)  # an empty file cannot be mapped
-
-
-def _write_array(path: Path, dtype: np.dtype, count: int, pieces: Iterable[np.ndarray]) -> None:
-    """Write a one-dimensional array in NumPy's format without ever holding it."""
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count,)}
-    with open(path, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for piece in pieces:
-            file.write(np.ascontiguousarray(piece, dtype=dtype).tobytes())
+def _without_prefix(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name.split("_", 1)[1]: values for name, values in arrays.items()}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from esort.baseline import Baseline
 from esort.postprocess import ConflictTable, Spikes, detect_spikes, margin_samples
 
 __all__ = ["Detector", "Postprocessing", "UnitTables", "joined_spikes", "no_spikes"]
@@ -61,14 +62,25 @@ class UnitTables:
         How much an accepted spike lowers the smoothed probability of the other unit around it.
     reliability : float32 array, shape (2, K)
         Smoothed probability of a spike, and which part of such spikes is true.
+    baseline : Baseline or None
+        What was usual while the units were learned.
     """
 
     pairs: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
     kernels: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), dtype=np.float32))
     reliability: np.ndarray = field(default_factory=lambda: np.array([[0, 1], [0, 1]], dtype=np.float32))
+    baseline: Baseline | None = None
 
     def conflicts(self, num_units: int) -> ConflictTable | None:
-        """The edges for the post-processing; None where there are none."""
+        """The edges for the post-processing; None where there are none.
+
+        Raises
+        ------
+        ValueError
+            If the tables are of other units.
+        """
+        if self.baseline is not None and len(self.baseline.rates_hz) != num_units:
+            raise ValueError(f"expected rates of {num_units} units, got {len(self.baseline.rates_hz)}")
         if len(self.pairs) == 0:
             return None
         return ConflictTable.from_pairs(num_units, self.pairs, self.kernels)
@@ -76,6 +88,8 @@ class UnitTables:
     def to_weights(self) -> dict[str, np.ndarray]:
         """Arrays for a checkpoint."""
         tables = {_RELIABILITY: self.reliability}
+        if self.baseline is not None:
+            tables |= self.baseline.to_weights()
         return tables | ({_PAIRS: self.pairs, _KERNELS: self.kernels} if len(self.pairs) else {})
 
     @classmethod
@@ -97,7 +111,7 @@ class UnitTables:
             if curve.ndim != 2 or len(curve) != 2 or not in_range or (np.diff(curve[0]) <= 0).any():
                 raise ValueError(f"expected {_RELIABILITY} to be a curve in [0, 1], got shape {curve.shape}")
             values["reliability"] = curve
-        return cls(**values)
+        return cls(**values, baseline=Baseline.from_weights(weights))
 
 
 class Detector:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -45,6 +45,8 @@ class Block(NamedTuple):
     """Time that the network took."""
     shift_um: np.ndarray | None = None
     """How far the tissue had moved, of a network that follows it."""
+    sight: Any = None
+    """What an observer saw of the block."""
 
 
 class Network(Protocol):
@@ -79,7 +81,21 @@ class Follower(Protocol):
 
     def shift_um(self, cell: int) -> np.ndarray: ...
 
-    def scores(self, filtered: np.ndarray, shift_um: np.ndarray) -> np.ndarray: ...
+    def scores_of(self, whitened: np.ndarray) -> np.ndarray: ...
+
+    def whitened(self, filtered: np.ndarray, shift_um: np.ndarray) -> np.ndarray: ...
+
+
+class Observer(Protocol):
+    """Looks at the blocks, from any thread, see `esort.observer`."""
+
+    def outputs(
+        self, traces: np.ndarray, gains: np.ndarray | None, start_sample: int, stop_sample: int
+    ) -> tuple[np.ndarray, Any]: ...
+
+    def look(
+        self, filtered: np.ndarray, whitened: np.ndarray | None, start_sample: int, stop_sample: int
+    ) -> Any: ...
 
 
 def output_blocks(
@@ -89,6 +105,7 @@ def output_blocks(
     stop_sample: int,
     *,
     follower: Follower | None = None,
+    observer: Observer | None = None,
     num_workers: int | None = None,
     progress: Callable[[Iterable], Iterable] | None = None,
 ) -> Iterator[Block]:
@@ -103,6 +120,7 @@ def output_blocks(
         May reach beyond the recording.
     follower : Follower, optional
         Of a network that filters for itself; it sees the blocks before the first one, too.
+    observer : Observer, optional
     num_workers : int, optional
         Threads, and blocks that are under way at once; by default one per core.
     progress : callable, optional
@@ -122,10 +140,10 @@ def output_blocks(
     with one_thread_each(), ThreadPoolExecutor(workers) as pool:
         if follower is None:
             tasks: Iterator[Future[Block]] = (
-                pool.submit(compute_block, network, prepared, start, length) for start in starts
+                pool.submit(compute_block, network, prepared, start, length, observer) for start in starts
             )
         else:
-            tasks = _following(pool, workers, network, prepared, follower, starts)
+            tasks = _following(pool, workers, network, prepared, follower, observer, starts)
         for block in _in_order(tasks, workers):
             yield block
             next(shown)
@@ -155,6 +173,7 @@ def _following(
     network: Network,
     prepared: PreparedRecording,
     follower: Follower,
+    observer: Observer | None,
     starts: range,
 ) -> Iterator[Future[Block]]:
     """Tasks in two parts: the shift of a block is known once the blocks before it are filtered."""
@@ -166,7 +185,7 @@ def _following(
     for front in _in_order(fronts, workers):
         cell = front.start_sample // starts.step
         if front.start_sample >= starts.start:
-            yield pool.submit(_follow_block, follower, front, follower.shift_um(cell))
+            yield pool.submit(_follow_block, follower, observer, front, follower.shift_um(cell))
         follower.learn(cell, front.evidence)
 
 
@@ -174,6 +193,7 @@ class _Front(NamedTuple):
     """What comes before the shift of a block is known."""
 
     start_sample: int
+    stop_sample: int
     filtered: np.ndarray
     evidence: np.ndarray
     read_filter_s: float
@@ -184,21 +204,29 @@ def _observe_block(
     network: Network, prepared: PreparedRecording, follower: Follower, start: int, length: int
 ) -> _Front:
     begin = perf_counter()
-    traces, gains = window_of(network, prepared, start, min(prepared.num_samples, start + length))
+    stop = min(prepared.num_samples, start + length)
+    traces, gains = window_of(network, prepared, start, stop)
     read = perf_counter()
     filtered = network.filtered(traces, gains)
     evidence = follower.evidence(filtered)
-    return _Front(start, filtered, evidence, read - begin, perf_counter() - read)
+    return _Front(start, stop, filtered, evidence, read - begin, perf_counter() - read)
 
 
-def _follow_block(follower: Follower, front: _Front, shift_um: np.ndarray) -> Block:
+def _follow_block(
+    follower: Follower, observer: Observer | None, front: _Front, shift_um: np.ndarray
+) -> Block:
     begin = perf_counter()
-    outputs = follower.scores(front.filtered, shift_um)
+    whitened, sight = follower.whitened(front.filtered, shift_um), None
+    outputs = follower.scores_of(whitened)
+    if observer is not None:
+        sight = observer.look(front.filtered, whitened, front.start_sample, front.stop_sample)
     spent = front.network_s + perf_counter() - begin
-    return Block(front.start_sample, outputs, front.read_filter_s, spent, shift_um)
+    return Block(front.start_sample, outputs, front.read_filter_s, spent, shift_um, sight)
 
 
-def compute_block(network: Network, prepared: PreparedRecording, start: int, length: int) -> Block:
+def compute_block(
+    network: Network, prepared: PreparedRecording, start: int, length: int, observer: Observer | None = None
+) -> Block:
     """Read, filter and run the network over [start, start + length) of a recording.
 
     Parameters
@@ -208,19 +236,24 @@ def compute_block(network: Network, prepared: PreparedRecording, start: int, len
     prepared : PreparedRecording
     start, length : int
         Multiples of the network's stride; what lies beyond the recording's end is left out.
+    observer : Observer, optional
     """
     begin = perf_counter()
     stop = min(prepared.num_samples, start + length)
     margin = network.window_samples - 1
     traces, gains = window_of(network, prepared, start, stop)
     read = perf_counter()
+    if observer is not None and prepared.preprocessing.inside_network:
+        outputs, sight = observer.outputs(traces, gains, start, stop)
+        return Block(start, outputs, read - begin, perf_counter() - read, None, sight)
+    sight = None if observer is None else observer.look(traces, None, start, stop)
     step = network.samples_at_once or stop - start
     parts = [
         network.outputs(traces[offset : offset + step + margin], gains)
         for offset in range(0, stop - start, step)
     ]
     outputs = parts[0] if len(parts) == 1 else np.concatenate(parts)  # (N / stride, U)
-    return Block(start, outputs, read - begin, perf_counter() - read)
+    return Block(start, outputs, read - begin, perf_counter() - read, None, sight)
 
 
 def window_of(

@@ -16,6 +16,7 @@ from esort.handling import handling_of
 from esort.health import SAME_RATE
 from esort.inference import Block, block_samples, output_blocks
 from esort.motion import FollowedMotion
+from esort.observer import Observer
 from esort.postprocess import Spikes
 from esort.pursuit.detector import ScoreDetector
 from esort.resampling import ResampledRecording
@@ -79,19 +80,31 @@ def sort_stretch(
     else:
         detector, prepared = by.detector(thresholds), by.prepare(recording)
         follower, shifts = by.follower(), dict[int, np.ndarray]()
+        observer = Observer(
+            by,
+            detector,
+            order,
+            sampling_frequency=prepared.sampling_frequency,
+            start_sample=start_sample,
+            stop_sample=stop_sample,
+        )
+        margin = detector.margin_samples + observer.margin_samples
         blocks = output_blocks(
             by.scorer,
             prepared,
-            start_sample - detector.margin_samples,
-            stop_sample + detector.margin_samples,
+            start_sample - margin,
+            stop_sample + margin,
             follower=follower,
+            observer=observer,
             num_workers=num_workers,
             progress=progress,
         )
-        found = _detect(detector, blocks, result.seconds, shifts)
+        found = _detect(detector, observer, blocks, result.seconds, shifts)
         inside = (found.sample_index >= start_sample) & (found.sample_index < stop_sample)
         result.blanked = prepared.blanked_stretches(start_sample, stop_sample)
         result.spikes = _chosen(found, inside & ~within(found.sample_index, result.blanked))
+        result.unknown, minutes = observer.take(result.blanked)
+        result.minutes = minutes.with_spikes(result.spikes, prepared.sampling_frequency)
         if follower is not None:
             length = block_samples(by.scorer, prepared.sampling_frequency)
             result.motion = FollowedMotion.of_cells(
@@ -133,6 +146,8 @@ def _sort_resampled(
         num_workers=num_workers,
         progress=progress,
     )
+    events = resampled.to_original(found.unknown.sample_index)
+    unknown = replace(found.unknown, sample_index=events).chosen((events >= start) & (events < stop))
     sample = resampled.to_original(found.spikes.sample_index)
     spikes = Spikes(sample, found.spikes.unit_index, found.spikes.probability)
     blanked = np.clip(resampled.to_original(found.blanked), start, stop)
@@ -143,6 +158,8 @@ def _sort_resampled(
         blanked=blanked[blanked[:, 0] < blanked[:, 1]],
         bad_channel_ids=found.bad_channel_ids,
         motion=found.motion,
+        unknown=unknown,
+        minutes=found.minutes,
     )
 
 
@@ -152,6 +169,7 @@ def _chosen(spikes: Spikes, chosen: np.ndarray) -> Spikes:
 
 def _detect(
     detector: Detector | ScoreDetector,
+    observer: Observer,
     blocks: Iterable[Block],
     seconds: dict[str, float],
     shifts: dict[int, np.ndarray],
@@ -163,11 +181,13 @@ def _detect(
             shifts[block.start_sample] = block.shift_um
         begin = perf_counter()
         found.append(detector.push(block.outputs, block.start_sample))
+        observer.push(block.sight)
         seconds["read_filter"] += block.read_filter_s
         seconds["network"] += block.network_s
         seconds["postprocess"] += perf_counter() - begin
     begin = perf_counter()
     found.append(detector.finish())
+    observer.finish()
     spikes = joined_spikes(found)
     seconds["postprocess"] += perf_counter() - begin
     return spikes

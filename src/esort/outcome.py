@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from esort.checkpoint import package_versions
-from esort.chunks import CHUNK_S, ChunkFolder, open_saved, save_sorting, sort_in_chunks
+from esort.chunks import CHUNK_S, ChunkFolder, sort_in_chunks
 from esort.defects import check_scale
 from esort.evaluation import Scores, score
 from esort.executor import Executor, ThreadExecutor
@@ -28,6 +28,7 @@ from esort.nwb import Session
 from esort.page import REPORT, try_page
 from esort.pictures import PICTURES, draw_pictures
 from esort.results import CHUNKS, DEFECTS, MANIFEST, RUN, SCORES, SORTING, check_output, set_aside
+from esort.saved import open_saved, save_sorting
 from esort.sort_result import SortResult
 from esort.sorter import Sorter
 from esort.subject import Subject
@@ -199,6 +200,8 @@ def sort_subject(
         (folder / name).unlink(missing_ok=True)  # of the sorting that was replaced
     remove_exports(folder)
     stop_sample = start_sample + result.num_samples
+    fitness = result.fitness(sorter.tables.baseline, subject.recording.channel_ids.tolist())
+    fitness.log()
     run = {
         "recording": subject.source,
         "recording_fingerprint": subject.fingerprint,
@@ -209,6 +212,7 @@ def sort_subject(
         "executor": executor.name,
         "predicted_peak_bytes": plan.peak_bytes,
         **_describe(result, subject),
+        "health": fitness.to_dict(),
         "defects": _defects(result, subject, every=False),
         **({"exports": list(exports)} if exports else {}),
         **(facts or {}),
@@ -284,7 +288,7 @@ def _say_what_was_blanked(defects: dict[str, Any]) -> None:
 
 
 def _write_sorting(result: SortResult, path: Path) -> BaseSorting:
-    """Save as SpikeInterface's folder, whole or not at all: see `esort.chunks.save_sorting`."""
+    """Save as SpikeInterface's folder, whole or not at all: see `esort.saved.save_sorting`."""
     with set_aside(path), new_folder_atomically(path) as partial, warnings.catch_warnings():
         # The spikes come from a network, not from a file: there is no provenance to save.
         warnings.filterwarnings("ignore", message="The extractor is not serializable")

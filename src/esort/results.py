@@ -19,6 +19,7 @@ __all__ = [
     "SCORES",
     "SORTING",
     "SUSPECTS",
+    "UNKNOWN",
     "check_output",
     "set_aside",
 ]
@@ -26,6 +27,7 @@ __all__ = [
 SORTING, MODEL, RUN, SCORES = "sorting", "model.safetensors", "run.json", "scores.json"
 MANIFEST = "manifest.json"  # written last: a folder without it is not whole
 MOTION = "motion"  # of the tissue, in the sorting's folder
+UNKNOWN = "unknown_events.npz"  # that no unit explains, in the sorting's folder
 CHUNKS = "chunks"  # of a sorting that is not finished
 SUSPECTS = "suspicious_labels.json"  # that look like one neuron under two names, or two under one
 DEFECTS = "defects.json"  # of the recording, with every stretch that was blanked

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from esort.baseline import Baseline
+from esort.fitness import Fitness
+from esort.minutes import Minutes
 from esort.motion import FollowedMotion
 from esort.postprocess import Spikes
+from esort.unknown import UnknownEvents
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseSorting
@@ -36,6 +41,10 @@ class SortResult:
         Stretches [start, stop) of samples that hold artefacts instead of neurons: no spike lies in them.
     bad_channel_ids : tuple
         Channels that were not listened to.
+    unknown : UnknownEvents
+        Large events that no unit explains; they are no part of the spikes.
+    minutes : Minutes or None
+        What was counted in each minute, see `esort.fitness`.
     motion : FollowedMotion or None
         Of the tissue, in the cells of time that the stretch touches; None where nothing follows it.
     """
@@ -48,12 +57,36 @@ class SortResult:
     blanked: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
     bad_channel_ids: tuple = ()
     motion: FollowedMotion | None = None
+    unknown: UnknownEvents = field(default_factory=UnknownEvents.none)
+    minutes: Minutes | None = None
 
     @property
     def real_time_factor(self) -> float:
         """Seconds of recording per second on the wall; 0 for an empty recording."""
         total = self.seconds.get("total", 0.0)
         return self.num_samples / self.sampling_frequency / total if total else 0.0
+
+    def fitness(self, baseline: Baseline | None, channel_ids: Iterable) -> Fitness:
+        """Whether the units still fit what was recorded, minute by minute.
+
+        Parameters
+        ----------
+        baseline : Baseline or None
+            What was usual while they were learned, as `UnitTables` has it.
+        channel_ids : iterable
+            Of the recording.
+        """
+        if self.minutes is None:  # too short to sort
+            return Fitness(minutes=())
+        return Fitness.of(
+            self.minutes,
+            self.unknown,
+            self.motion,
+            baseline,
+            unit_ids=self.unit_ids,
+            channel_ids=tuple(channel_ids),
+            sampling_frequency=self.sampling_frequency,
+        )
 
     def sorting(self) -> BaseSorting:
         """Return a SpikeInterface sorting with all units, also those without a spike."""

@@ -15,10 +15,12 @@ import numpy as np
 from esort.blanking import Blanking
 from esort.buffered import BufferedRecording
 from esort.detector import Detector, joined_spikes, no_spikes
+from esort.fitness import Fitness
 from esort.handling import handling_of, marked
 from esort.health import check_finite, match_channels
 from esort.inference import block_samples
 from esort.latency import Latency
+from esort.minutes import Minutes
 from esort.motion import FollowedMotion
 from esort.postprocess import Spikes
 from esort.prepared import PreparedRecording
@@ -27,6 +29,7 @@ from esort.pursuit.network import PursuitNetwork
 from esort.sorter import Sorter
 from esort.stretches import merged
 from esort.unbroken import UnbrokenStretch
+from esort.unknown import UnknownEvents
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 __all__ = ["StreamingSorter"]
 
 logger = logging.getLogger(__name__)
+
+# What was seen is added up so often.
+_COLLECT_S = 0.4
 
 
 class StreamingSorter:
@@ -86,12 +92,16 @@ class StreamingSorter:
         # Of the stretches before this one.
         self._blanked: list[np.ndarray] = []
         self._shifts: dict[int, np.ndarray] = {}  # by the first samples of their cells
+        self._spikes: list[Spikes] = []  # that were not counted yet
+        self._unknown: list[UnknownEvents] = []
+        self._minutes: dict[int, Minutes] = {}
+        self._collected = 0
         self.gaps = 0
         """How many times samples were missing."""
         self.missing_samples = 0
         """How many were missing in all."""
         recording = self._new_buffer(np.dtype("float32"))
-        order = match_channels(
+        self._channel_order = order = match_channels(
             np.asarray(card.contact_positions_um), recording, card_sampling_frequency=card.sampling_frequency
         )
         marks = handling_of(marked(recording, **self._marks))
@@ -146,6 +156,31 @@ class StreamingSorter:
             self._shifts | ({} if self._stretch is None else self._stretch.shifts),
             depths_um=follower.depths_um,
             length_s=block_samples(self.sorter.network, self.sampling_frequency) / self.sampling_frequency,
+            sampling_frequency=self.sampling_frequency,
+        )
+
+    @property
+    def unknown(self) -> UnknownEvents:
+        """Large events so far that no unit explains; channels are columns of the blocks.
+
+        They are told some milliseconds after the spikes around them.
+        """
+        self._collect()
+        self._unknown = [UnknownEvents.joined(self._unknown)]
+        return self._unknown[0]
+
+    @property
+    def health(self) -> Fitness:
+        """Whether the units still fit what is recorded, minute by minute so far."""
+        unknown, card = self.unknown, self.sorter.card
+        minutes = Minutes.joined(self._minutes.values())
+        return Fitness.of(
+            Minutes.zeros(np.zeros(0), card.num_units, self.num_channels) if minutes is None else minutes,
+            unknown,
+            self.motion,
+            self.sorter.tables.baseline,
+            unit_ids=card.unit_ids,
+            channel_ids=tuple(range(self.num_channels)),
             sampling_frequency=self.sampling_frequency,
         )
 
@@ -225,6 +260,9 @@ class StreamingSorter:
             self._stretch = self._begin(start_sample, block.dtype)
         self._known += len(block)
         found.append(self._stretch.push(block))
+        self._spikes.append(found[-1])
+        if self._known - self._collected > _COLLECT_S * self.sampling_frequency:
+            self._collect()
         return joined_spikes(found)
 
     def finish(self) -> Spikes:
@@ -232,6 +270,8 @@ class StreamingSorter:
         if self._stretch is None:
             return no_spikes()
         spikes = self._stretch.finish()
+        self._spikes.append(spikes)
+        self._collect()
         self._blanked.append(self._stretch.blanked)
         self._shifts |= self._stretch.shifts
         self._stretch = None
@@ -259,14 +299,32 @@ class StreamingSorter:
 
     def _begin(self, start_sample: int, dtype: np.dtype) -> UnbrokenStretch:
         """Forget all that came before."""
-        self._known, self._dtype = start_sample, dtype
+        self._known = self._collected = start_sample
+        self._dtype = dtype
         buffer = self._new_buffer(dtype)
         self._prepared = self._prepare(buffer)
         if isinstance(self._detector, ScoreDetector):
             self._detector.reset()  # its tables take a second to make
         else:
             self._detector = self.sorter.detector(self._thresholds)
-        return UnbrokenStretch(self.sorter, self._detector, buffer, self._prepared, start_sample)
+        return UnbrokenStretch(
+            self.sorter, self._detector, buffer, self._prepared, self._channel_order, start_sample
+        )
+
+    def _collect(self) -> None:
+        """Add up what was seen since the last time."""
+        if self._stretch is None:
+            return
+        unknown, minutes = self._stretch.seen()
+        self._unknown.append(unknown)
+        spikes, self._spikes = joined_spikes(self._spikes), []
+        minutes = minutes.with_spikes(spikes, self.sampling_frequency)
+        for row in range(len(minutes)):
+            new = minutes.chosen(slice(row, row + 1))
+            known = self._minutes.setdefault(int(new.minute[0]), new)
+            if known is not new:
+                known.add(new)
+        self._collected = self._known
 
     def _prepare(self, buffer: BufferedRecording) -> PreparedRecording:
         return self.sorter.prepare(marked(buffer, **self._marks))

@@ -8,13 +8,14 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from esort.calibration import calibrate
+from esort.baseline import Baseline
+from esort.calibration import Calibration, calibrate
 from esort.checkpoint import save_checkpoint
 from esort.files import write_json
 from esort.fitted import Fitted, TrainingSettings
@@ -22,7 +23,10 @@ from esort.gradient import fit_by_gradient
 from esort.label_pairs import BEFORE_MS, SAMPLES_MS, suspicious_labels
 from esort.labels import LabelledSpikes
 from esort.learning import LearningSpec
+from esort.pursuit.explain import exclusion_rows
+from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.training import fit_backbone_by_pursuit, fit_by_pursuit
+from esort.pursuit.usual import measure_baseline
 from esort.results import SUSPECTS
 from esort.subject import Subject
 
@@ -157,7 +161,7 @@ def train_units(
                 rng=np.random.default_rng(settings.seed),
             )
         _look_at_labels(fitted, folder / SUSPECTS)
-        calibration = fitted.without_unsortable(calibration)
+        calibration = _with_baseline(fitted.without_unsortable(calibration), fitted)
         save_checkpoint(
             path,
             fitted.network.state_dict() | calibration.tables.to_weights(),
@@ -165,6 +169,25 @@ def train_units(
         )
         write_json(folder / "calibration.json", calibration.to_dict(fitted.labels.unit_ids))
         return fitted.metrics
+
+
+def _with_baseline(calibration: Calibration, fitted: Fitted) -> Calibration:
+    """Add what is usual in the labelled time: what sorting is compared with later."""
+    if isinstance(fitted.network, PursuitNetwork):
+        baseline = measure_baseline(
+            fitted.network,
+            fitted.traces,
+            calibration.thresholds,
+            exclusion_rows=exclusion_rows(
+                fitted.subject.sampling_frequency / fitted.network.stride,
+                fitted.settings.postprocessing.refractory_ms,
+            ),
+            sampling_frequency=fitted.subject.sampling_frequency,
+        )
+    else:
+        found_hz = calibration.rate_hz * calibration.recall + calibration.false_hz
+        baseline = Baseline(rates_hz=np.nan_to_num(found_hz).clip(min=0))
+    return replace(calibration, tables=replace(calibration.tables, baseline=baseline))
 
 
 def _look_at_labels(fitted: Fitted, path: Path) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from esort.buffered import BufferedRecording
 from esort.detector import Detector, joined_spikes, no_spikes
 from esort.inference import block_samples, compute_block, window_of
+from esort.minutes import Minutes
+from esort.observer import Observer
 from esort.postprocess import Spikes
 from esort.prepared import PreparedRecording
 from esort.pursuit.detector import ScoreDetector
 from esort.pursuit.following import PiecewiseCell
-from esort.pursuit.network import PursuitNetwork
 from esort.sorter import Sorter
 from esort.stretches import within
 from esort.threads import one_thread_each
+from esort.unknown import UnknownEvents
 
 __all__ = ["UnbrokenStretch"]
 
@@ -31,6 +35,8 @@ class UnbrokenStretch:
         Empty.
     prepared : PreparedRecording
         The buffer behind filter and scaling.
+    channel_order : int64 array, shape (C,)
+        Columns of the blocks that are the network's channels.
     start_sample : int
         Sample of the stream that is the buffer's first.
     """
@@ -41,6 +47,7 @@ class UnbrokenStretch:
         detector: Detector | ScoreDetector,
         buffer: BufferedRecording,
         prepared: PreparedRecording,
+        channel_order: np.ndarray,
         start_sample: int,
     ) -> None:
         self.start_sample = start_sample
@@ -52,7 +59,14 @@ class UnbrokenStretch:
         self._prepared = prepared
         self._follower = sorter.follower()
         self._cell: PiecewiseCell | None = None
-        self._cell_samples = block_samples(sorter.network, prepared.sampling_frequency)
+        self._cell_samples = block_samples(sorter.scorer, prepared.sampling_frequency)
+        self._observer = Observer(
+            sorter,
+            detector,
+            channel_order,
+            sampling_frequency=prepared.sampling_frequency,
+            origin_sample=start_sample,
+        )
         self._next = 0  # output that comes next, in samples of this stretch
         self._blanked: list[np.ndarray] = []
 
@@ -75,11 +89,20 @@ class UnbrokenStretch:
     def finish(self) -> Spikes:
         """Return the spikes of the last samples: nothing follows them."""
         self._buffer.end()
-        return joined_spikes([self._advance(), self._in_stream(self._detector.finish())])
+        spikes = joined_spikes([self._advance(), self._in_stream(self._detector.finish())])
+        self._observer.finish()
+        return spikes
+
+    def seen(self) -> tuple[UnknownEvents, Minutes]:
+        """Unknown events, and counts without spikes, of what was decided since the last call.
+
+        To be called once a second: artefacts that are longer ago are forgotten.
+        """
+        return self._observer.take(self._prepared.blanked_stretches(0, self._buffer.stop_sample))
 
     def _advance(self) -> Spikes:
         """Compute what the samples that are there allow."""
-        buffer, network = self._buffer, self._sorter.network
+        buffer, network = self._buffer, self._sorter.scorer
         filter_margin = self._sorter.preprocessing.margin_samples(self._prepared.sampling_frequency)
         if buffer.stop_sample < max(network.window_samples, self._sorter.preprocessing.min_samples):
             return no_spikes()
@@ -94,13 +117,15 @@ class UnbrokenStretch:
         with one_thread_each():
             while self._next < ready:
                 length = self._cell_samples
-                if isinstance(network, PursuitNetwork) and not ended:
+                if self._sorter.is_pursuit and not ended:
                     length = min(length, (ready - self._next) // network.stride * network.stride)
-                if self._follower is not None:  # one cell at a time
-                    length = min(length, self._cell_samples - self._next % self._cell_samples)
+                # One cell at a time.
+                length = min(length, self._cell_samples - self._next % self._cell_samples)
                 if length == 0 or (self._next + length > ready and not ended):
                     break
-                found.append(self._in_stream(self._detector.push(self._outputs(length), self._next)))
+                outputs, sight = self._outputs(length)
+                found.append(self._in_stream(self._detector.push(outputs, self._next)))
+                self._observer.push(sight)
                 self._next += length
         history = 0 if blanked is None else blanked.reach_samples
         # What is not certain yet is looked at again, with all that decides on it.
@@ -111,18 +136,21 @@ class UnbrokenStretch:
             self._blanked.extend([old] if len(old) else [])
         return joined_spikes(found)
 
-    def _outputs(self, length: int) -> np.ndarray:
-        """Outputs of the next samples, (length / stride, U)."""
-        network, start = self._sorter.network, self._next
+    def _outputs(self, length: int) -> tuple[np.ndarray, Any]:
+        """Outputs of the next samples, (length / stride, U), and what was seen of them."""
+        network, start = self._sorter.scorer, self._next
         if self._follower is None:
-            return compute_block(network, self._prepared, start, length).outputs
+            block = compute_block(network, self._prepared, start, length, self._observer)
+            return block.outputs, block.sight
         if self._cell is None or self._cell.cell != start // self._cell_samples:
             if self._cell is not None:
                 self._cell.end()
             self._cell = self._follower.piecewise(start // self._cell_samples)
             self.shifts[start + self.start_sample] = self._cell.shift_um
         stop = min(self._prepared.num_samples, start + length)
-        return self._cell.scores(network.filtered(*window_of(network, self._prepared, start, stop)))
+        filtered = network.filtered(*window_of(network, self._prepared, start, stop))
+        whitened = self._cell.whitened(filtered)
+        return self._follower.scores_of(whitened), self._observer.look(filtered, whitened, start, stop)
 
     def _in_stream(self, spikes: Spikes) -> Spikes:
         """Spikes of this stretch, at the stream's samples."""

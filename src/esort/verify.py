@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from esort.checkpoint import package_versions
-from esort.chunks import ChunkFolder, open_saved, sort_in_chunks
+from esort.chunks import ChunkFolder, sort_in_chunks
 from esort.files import sha256_of_file
 from esort.health import fingerprint
 from esort.manifest import Manifest, digest_of, digest_of_recording, digest_of_spikes
 from esort.recordings import RecordingPath
 from esort.results import SORTING
+from esort.saved import open_saved
 from esort.sorter import Sorter
 
 if TYPE_CHECKING:

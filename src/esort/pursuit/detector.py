@@ -96,6 +96,8 @@ class ScoreDetector:
         """Samples before and after a sample that decide on it."""
         self.latency_samples = sizes.latency * self._stride
         """Samples after a spike that decide on it: the latency of the post-processing."""
+        self.accepted = no_spikes()
+        """Spikes that the last call decided on, with scores in the place of probabilities."""
         self._solver: StepwiseSolver | None = None
 
     def push(self, scores: np.ndarray, start_sample: int) -> Spikes:
@@ -114,14 +116,15 @@ class ScoreDetector:
 
     def finish(self) -> Spikes:
         """Return the spikes of the last samples: nothing follows them."""
-        return no_spikes() if self._solver is None else self._believed(self._solver.finish())
+        return self._believed(no_spikes() if self._solver is None else self._solver.finish())
 
     def reset(self) -> None:
         """Forget the past: the next scores may start anywhere."""
-        self._solver = None
+        self._solver, self.accepted = None, no_spikes()
 
     def _believed(self, spikes: Spikes) -> Spikes:
         """Turn scores into probabilities, and leave out what is not probable enough."""
+        self.accepted = spikes
         above = excess(spikes.probability, self._thresholds[spikes.unit_index])
         probability = np.interp(above, *self._reliability).astype(np.float32)
         kept = probability >= self._least[spikes.unit_index]

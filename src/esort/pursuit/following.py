@@ -76,8 +76,15 @@ class Follower:
 
     def scores(self, filtered: np.ndarray, shift_um: np.ndarray) -> np.ndarray:
         """Scores of band-passed traces (C, T) that have moved so far, float32 (n, U)."""
-        whitening = self._whitening.rows(self.depths_um, shift_um)
-        return self._network.scores(whitening @ filtered).T
+        return self.scores_of(self.whitened(filtered, shift_um))
+
+    def scores_of(self, whitened: np.ndarray) -> np.ndarray:
+        """Scores of whitened traces (C, T), float32 (n, U)."""
+        return self._network.scores(whitened).T
+
+    def whitened(self, filtered: np.ndarray, shift_um: np.ndarray) -> np.ndarray:
+        """Whiten band-passed traces (C, T) that have moved so far."""
+        return self._whitening.rows(self.depths_um, shift_um) @ filtered
 
     def piecewise(self, cell: int) -> PiecewiseCell:
         """Scores of a cell of a stream, as its traces come."""
@@ -99,12 +106,16 @@ class PiecewiseCell:
         self._held = np.zeros((0, 0), dtype=np.float32)
         self._done = 0  # rows of what is held that are in the evidence
 
-    def scores(self, filtered: np.ndarray) -> np.ndarray:
-        """Scores of the next traces (C, n + L - 1): (n, U)."""
+    def whitened(self, filtered: np.ndarray) -> np.ndarray:
+        """Whiten the next traces (C, n + L - 1), moved back."""
         new = filtered[:, filtered.shape[1] - self._follower._num_rows(filtered) :]
         self._held = np.concatenate([self._held, new], axis=1) if self._held.size else filtered
         self._add(self._follower._num_rows(self._held) - self._follower._source.rows_ahead)
-        return self._follower.scores(filtered, self.shift_um)
+        return self._follower.whitened(filtered, self.shift_um)
+
+    def scores(self, filtered: np.ndarray) -> np.ndarray:
+        """Scores of the next traces (C, n + L - 1): (n, U)."""
+        return self._follower.scores_of(self.whitened(filtered))
 
     def end(self) -> None:
         """Nothing more comes of this cell: what it says is learned."""

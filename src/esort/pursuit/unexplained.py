@@ -90,7 +90,7 @@ class Unexplained:
         self._reach = network.footprint_before + length, network.footprints.shape[2] + length
         self.margin_samples = stride * max(self._reach)
         """Spikes further from a peak do not matter to it."""
-        shared = (place[:, network.head_channels] >= 0).any(axis=2)  # (C, U)
+        shared: np.ndarray = np.any(place[:, network.head_channels] >= 0, axis=2)  # (C, U)
         self._constant = (
             np.ascontiguousarray(footprints, dtype=np.float32),  # (U, P, M, T)
             members,

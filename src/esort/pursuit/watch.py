@@ -57,16 +57,20 @@ class Watch:
         Of the recording, in Hz.
     least_size : float
         Of an unknown event, in noise levels.
+    sign : int
+        -1: of the traces upside down.
     """
 
-    def __init__(self, network: PursuitScorer, *, sampling_frequency: float, least_size: float) -> None:
+    def __init__(
+        self, network: PursuitScorer, *, sampling_frequency: float, least_size: float, sign: int = 1
+    ) -> None:
         rate_hz = sampling_frequency / network.stride
         self.finder = PeakFinder(network, rate_hz)
         self._unexplained = Unexplained(network, self.finder)
         self._stride = network.stride
         self._energies = np.maximum(network.energies, 1e-9)
         self._positions = network.positions.astype(np.float64)
-        self._least_size = least_size
+        self._least_size, self._sign = least_size, sign
         self._apart_rows = round(_APART_MS * rate_hz / 1000)
         self.margin_samples = self._unexplained.margin_samples + self._stride * (self._apart_rows + 1)
         """Spikes further from an event do not matter to it."""
@@ -81,7 +85,7 @@ class Watch:
 
     def look(self, whitened: np.ndarray, start_sample: int) -> Peaks:
         """Find what is worth a second look in a piece, (C, n + L - 1); from any thread."""
-        return self.finder.find(whitened, start_sample // self._stride)
+        return self.finder.find(whitened, start_sample // self._stride, sign=self._sign)
 
     def push(self, peaks: Peaks, spikes: Spikes, certain_sample: int) -> tuple[Strange, Fits]:
         """Take the next peaks and spikes, and return what has become certain.
@@ -95,11 +99,16 @@ class Watch:
         certain_sample : int
             All spikes before it have been told; not before the last call's.
         """
-        self._peaks = Peaks(*(np.concatenate(pair) for pair in zip(self._peaks, peaks, strict=True)))
-        self._take(spikes)
+        if len(peaks.row):
+            self._peaks = Peaks(*(np.concatenate(pair) for pair in zip(self._peaks, peaks, strict=True)))
+        if len(spikes):
+            self._take(spikes)
         margin = self._unexplained.margin_samples
         decided = certain_sample // self._stride - margin // self._stride - 1
         number = int(np.searchsorted(self._peaks.row, decided))
+        if number == 0 and len(self._strange.size) == 0:
+            self._told = decided - self._apart_rows - 1
+            return _no_strange(), Fits(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
         now, self._peaks = self._peaks.chosen(slice(number)), self._peaks.chosen(slice(number, None))
         judged = self._unexplained.judge(now, self._accepted, self._least_size)
         kept = self._accepted.sample_index >= self._stride * decided - 2 * margin
@@ -119,16 +128,15 @@ class Watch:
         )
         return self._tell(found, decided), fits
 
-    def finish(self) -> tuple[Strange, Fits]:
-        """Return the rest: nothing follows."""
-        nothing = np.zeros(0, dtype=np.int64)
-        end = np.iinfo(np.int64).max // 4
-        return self.push(self._peaks.chosen(slice(0)), Spikes(nothing, nothing, nothing), end)
+    def finish(self, spikes: Spikes) -> tuple[Strange, Fits]:
+        """Take the last spikes and return the rest: nothing follows."""
+        return self.push(self._peaks.chosen(slice(0)), spikes, np.iinfo(np.int64).max // 4)
 
     def _take(self, spikes: Spikes) -> None:
         """Add spikes to those that are known, by sample."""
         energy = self._energies[spikes.unit_index]
         amplitude = np.clip(spikes.probability / energy + 0.5, *AMPLITUDE_LIMITS).astype(np.float32)
+        amplitude *= self._sign
         columns = [
             np.concatenate(pair)
             for pair in zip(self._accepted, (spikes.sample_index, spikes.unit_index, amplitude), strict=True)

@@ -1,0 +1,121 @@
+"""What is usual in the time that the labels came from, and how large an unknown event must be."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from esort.baseline import Baseline
+from esort.detector import no_spikes
+from esort.postprocess import Spikes
+from esort.pursuit.explain import explain
+from esort.pursuit.network import PursuitNetwork
+from esort.pursuit.overlaps import conflict_table
+from esort.pursuit.watch import Strange, Watch
+
+__all__ = ["measure_baseline"]
+
+# Unknown events that noise and imperfect fits may make in a minute, on the whole probe.
+_FALSE_PER_MINUTE = 1.0
+# Sizes in noise levels: from which on events are counted, and the limits of what is asked for.
+_COUNTED, _LEAST, _MOST = 6.0, 8.0, 20.0
+_BLOCK_ROWS = 8000
+# What is upside down beside an unknown event belongs to it.
+_BESIDE_MS, _BESIDE_UM = 2.0, 150.0
+
+
+def measure_baseline(
+    network: PursuitNetwork,
+    whitened: np.ndarray,
+    thresholds: np.ndarray,
+    *,
+    exclusion_rows: int,
+    sampling_frequency: float,
+) -> Baseline:
+    """Sort the traces that the units were learned from.
+
+    Noise is as often upside down as not, and so is what an imperfect fit leaves, whereas large spikes are
+    troughs: events of the traces upside down tell how many of the others are false, but for those that belong
+    to a neuron that nobody has labelled. Their sizes fall off exponentially.
+
+    Parameters
+    ----------
+    network : PursuitNetwork
+        With the units that will be sorted.
+    whitened : float32 array, shape (C, T)
+    thresholds : float array, shape (U,)
+    exclusion_rows : int
+    sampling_frequency : float
+        Of the recording, in Hz.
+    """
+    events = explain(network, conflict_table(network), whitened, thresholds, exclusion_rows=exclusion_rows)
+    spikes = Spikes(np.rint(events.time * network.stride).astype(np.int64), events.unit_index, events.score)
+    seconds = whitened.shape[1] * network.stride / sampling_frequency
+    found, explained = _watched(network, whitened, spikes, 1, sampling_frequency)
+    upside_down, _ = _watched(network, whitened, spikes, -1, sampling_frequency)
+    false = _apart_from(upside_down, found, network.positions.numpy(), sampling_frequency)
+    least, rate = _threshold(false, seconds / 60)
+    unknown = int((found.size >= least).sum())
+    return Baseline(
+        rates_hz=np.bincount(events.unit_index, minlength=network.num_units) / seconds,
+        least_size=least,
+        false_per_minute=rate,
+        unknown_share=unknown / max(unknown + len(spikes), 1),
+        fit=float(explained.mean()) if len(explained) else float("nan"),
+    )
+
+
+def _watched(
+    network: PursuitNetwork, whitened: np.ndarray, spikes: Spikes, sign: int, sampling_frequency: float
+) -> tuple[Strange, np.ndarray]:
+    """Unknown events of the traces, or of these upside down; and how much of large events is explained."""
+    scorer = network.scorer()
+    watch = Watch(scorer, sampling_frequency=sampling_frequency, least_size=_COUNTED, sign=sign)
+    before, length = scorer.filter_before, scorer.filters.shape[1]
+    num_rows, stride = whitened.shape[1], scorer.stride
+    order = np.argsort(spikes.sample_index, kind="stable")
+    spikes = Spikes(
+        *(column[order] for column in (spikes.sample_index, spikes.unit_index, spikes.probability))
+    )
+    found, explained = [], []
+    for start in range(0, num_rows, _BLOCK_ROWS):
+        stop = min(start + _BLOCK_ROWS, num_rows)
+        low, high = start - before, stop + length - before - 1
+        part = np.asarray(whitened[:, max(0, low) : min(num_rows, high)])
+        part = np.pad(part, ((0, 0), (max(0, -low), max(0, high - num_rows))))
+        first, last = np.searchsorted(spikes.sample_index, [start * stride, stop * stride])
+        inside = slice(first if start else 0, last)
+        own = Spikes(spikes.sample_index[inside], spikes.unit_index[inside], spikes.probability[inside])
+        strange, fits = watch.push(watch.look(part, start * stride), own, stop * stride)
+        found.append(strange)
+        explained.append(fits.explained)
+    strange, fits = watch.finish(no_spikes())
+    found.append(strange)
+    explained.append(fits.explained)
+    return Strange(*(np.concatenate(column) for column in zip(*found, strict=True))), np.concatenate(
+        explained
+    )
+
+
+def _apart_from(
+    events: Strange, others: Strange, positions: np.ndarray, sampling_frequency: float
+) -> np.ndarray:
+    """Sizes of the events that are near none of the others."""
+    reach = round(_BESIDE_MS * sampling_frequency / 1000)
+    first = np.searchsorted(others.sample_index, events.sample_index - reach)
+    last = np.searchsorted(others.sample_index, events.sample_index + reach, side="right")
+    kept = np.ones(len(first), dtype=bool)
+    for number in np.flatnonzero(last > first):
+        near = positions[others.channel[first[number] : last[number]]] - positions[events.channel[number]]
+        kept[number] = not (np.linalg.norm(near, axis=1) <= _BESIDE_UM).any()
+    return events.size[kept]
+
+
+def _threshold(sizes: np.ndarray, minutes: float) -> tuple[float, float]:
+    """Least size of an unknown event, and how many false ones a minute then has."""
+    # As if one more had been seen: where there is none, the traces were short.
+    number = len(sizes) + 1
+    scale = (float(np.sum(sizes - _COUNTED)) + 1) / number
+    least = _COUNTED + scale * np.log(max(number / minutes / _FALSE_PER_MINUTE, 1.0))
+    least = float(np.clip(least, _LEAST, _MOST))
+    expected = number / minutes * np.exp(-(least - _COUNTED) / scale)
+    return least, float(max(expected, (sizes >= least).sum() / minutes))
