@@ -79,7 +79,7 @@ _PARAMETERS: dict[str, tuple[Any, str]] = {
     "seed": (0, "Seed of everything that is drawn"),
     "cache": (None, "Folder of backbones and simulated recordings. None: esort's in the user's cache"),
 }
-_SORTING, _PROBABILITY = "sorting", "probability.npy"
+_SORTING, _PROBABILITY, _UNKNOWN = "sorting", "probability.npy", "unknown_events.npy"
 
 
 class EsortSorter(BaseSorter):
@@ -286,6 +286,8 @@ def _write(results: list[SortResult], path: Path) -> None:
         warnings.filterwarnings("ignore", message="The extractor is not serializable")
         append_sortings([result.sorting() for result in results]).save(folder=partial, overwrite=True)
         np.save(partial / _PROBABILITY, np.concatenate([result.spikes.probability for result in results]))
+        peaks = [result.unknown.peaks(segment) for segment, result in enumerate(results)]
+        np.save(partial / _UNKNOWN, np.concatenate(peaks))  # as SpikeInterface's components take them
         motions = [result.motion for result in results if result.motion is not None]
         if len(motions) == len(results):
             motions[0].to_spikeinterface(*motions[1:]).save(partial / MOTION, overwrite=True)

@@ -14,6 +14,7 @@ from esort.card import Card
 from esort.page.closeup import Closeup, look_closely
 from esort.page.comparison import accuracy_of_units, agreement_matrix, confusion_matrix
 from esort.page.facts import describe_cards, describe_facts, describe_notes
+from esort.page.health import describe_health
 from esort.page.motion import describe_motion
 from esort.page.numbers import rounded
 from esort.page.trains import describe_trains
@@ -104,6 +105,7 @@ def describe_run(
             "rate_hz": rounded(trains.counts.sum(axis=0) / np.diff(trains.edges_s), 3),
         },
         "motion": describe_motion(folder),
+        "health": describe_health(folder, run, sorting.sampling_frequency),
         "waveform_ms": [] if closeup is None else _times_ms(closeup, sorting.sampling_frequency),
         "correlogram_ms": rounded(trains.correlogram_ms, 2),
         "units": units,

@@ -66,6 +66,21 @@ function drawOverview() {
   draw("activity", [{ type: "bar", x: content.bins.centre_s, y: content.bins.rate_hz, marker: { color: ACCENT }, hovertemplate: "%{x:.0f} s: %{y:.1f} spikes/s<extra></extra>" }],
     layout("time (s)", "spikes / s", { bargap: 0.08 }));
   drawMotion();
+  drawHealth();
+}
+
+function drawHealth() {
+  const health = content.health;
+  if (!health) return;
+  byId("unknown-panel").hidden = byId("health-panel").hidden = false;
+  byId("unknown-note").textContent = health.note;
+  if (health.time_s.length) draw("unknown", [{ type: points(health.time_s.length), mode: "markers", x: health.time_s, y: health.depth_um, text: health.size,
+    marker: { size: 4, color: OTHER, opacity: 0.6 }, hovertemplate: "%{x:.2f} s, %{y:.0f} µm<br>%{text} noise levels<extra></extra>" }],
+    layout("time (s)", "depth (µm)", { xaxis: { range: content.range_s } }));
+  else empty("unknown", "none");
+  byId("health-title").textContent = `Do the units fit? Worst minute: ${health.verdict}`;
+  const lines = health.lines.length ? health.lines.concat(health.more ? [`and ${health.more} more minutes, see run.json`] : []) : ["All minutes fit."];
+  byId("health").replaceChildren(...lines.map((line) => element("li", line)));
 }
 
 function drawMotion() {
