@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from probeinterface import Probe
 from spikeinterface.core import NumpyRecording
 
-from esort import export
+from esort import export, onnx_dense
 from esort.checkpoint import Card, load_checkpoint, save_checkpoint
 from esort.detector import UnitTables
 from esort.network import SpikeNetwork, build_network
@@ -215,7 +215,7 @@ def rounds_alone(request):
         max_rounds=ROUNDS,
         conflicts=like_torch,
     )
-    content = export._traced(graph.eval()).SerializeToString()
+    content = onnx_dense.traced(graph.eval()).SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
     def check(wanted):
@@ -320,7 +320,7 @@ def test_the_example_sorts_without_torch(model, sorter, tmp_path):
 def test_a_failed_check_leaves_the_old_file(checkpoint, tmp_path, monkeypatch, capsys):
     output = tmp_path / "units.onnx"
     output.write_bytes(b"old")
-    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    monkeypatch.setattr(onnx_dense, "TOLERANCE", -1.0)
     assert export.main([f"checkpoint={checkpoint}", f"output={output}"]) == 1
     assert "cannot be exported: probabilities must be within -1.0 of PyTorch's" in capsys.readouterr().err
     assert output.read_bytes() == b"old"
@@ -336,6 +336,8 @@ def test_a_failed_check_leaves_the_old_file(checkpoint, tmp_path, monkeypatch, c
         (["a.safetensors", "b.onnx"], "unknown argument 'a.safetensors'"),
         (["checkpoint=", "output=b.onnx"], "unknown argument 'checkpoint='"),
         (["checkpoint=a", "checkpoint=b", "output=b.onnx"], "checkpoint must be given once"),
+        (["checkpoint=a", "output=b.onnx", "rounds=0"], "rounds must be from 1 to 1000, got 0"),
+        (["checkpoint=a", "output=b.onnx", "rounds=few"], "rounds must be from 1 to 1000, got few"),
         (["checkpoint=absent.safetensors", "output=b.onnx"], "absent.safetensors, which does not exist"),
         (["checkpoint=absent.safetensors", "output=b.pt"], "output must end in .onnx, got b.pt"),
         (["checkpoint=absent.safetensors", "output=folder.onnx"], "got the folder folder.onnx"),
@@ -379,6 +381,11 @@ def test_checkpoints_that_cannot_be_exported(checkpoint, tmp_path, changes, mess
     with pytest.raises(ValueError, match=message):
         export.export_onnx(tmp_path / "odd.safetensors", tmp_path / "odd.onnx")
     assert not (tmp_path / "odd.onnx").exists()
+
+
+def test_rounds_are_the_pursuits(checkpoint, tmp_path):
+    with pytest.raises(ValueError, match="rounds are the pursuit's, got rounds=3 for dense"):
+        export.export_onnx(checkpoint, tmp_path / "dense.onnx", rounds=3)
 
 
 def test_importing_the_command_line_is_light():
