@@ -255,8 +255,8 @@ def test_a_unit_without_room_is_left_out_and_named(toy, labels, tmp_path, caplog
     assert "rim" in caplog.text
 
 
-def test_a_unit_that_is_none_disturbs_nobody(toy, labels, subject, tmp_path):
-    """Labels between the spikes, where there is only noise."""
+def test_a_unit_that_is_none_disturbs_nobody(toy, labels, path, tmp_path, caplog):
+    """Labels between the spikes, where there is only noise: the others are as if nobody had given them."""
     distance = np.abs(np.arange(0, STOP, 500)[:, None] - toy.sample_index).min(axis=1)
     quiet = np.arange(0, STOP, 500)[distance > 250][2:22]
     sample_index = np.concatenate([labels.sample_index, quiet])
@@ -268,10 +268,11 @@ def test_a_unit_that_is_none_disturbs_nobody(toy, labels, subject, tmp_path):
         unit_index=unit_index[order],
         unit_ids=(*labels.unit_ids, "nothing"),
     )
-    result = Sorter.load(fit_units(toy, tmp_path, with_noise)).sort(subject.recording)
-    scores = score(subject.ground_truth, result.sorting(), start_sample=STOP, stop_sample=subject.num_samples)
-    assert scores.pooled_accuracy > 0.9
-    assert set(labels.unit_ids) <= set(result.unit_ids)
+    again = load_card(fit_units(toy, tmp_path, with_noise))
+    assert "nothing (" in caplog.text
+    assert again.unit_ids == labels.unit_ids
+    assert again.weights_digest == load_card(path).weights_digest
+    assert again.thresholds == load_card(path).thresholds
 
 
 def test_labels_of_noise_alone(toy, tmp_path):

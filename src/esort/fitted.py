@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from esort.subject import Subject
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
-__all__ = ["Fitted", "TrainingSettings", "without_artefacts"]
+__all__ = ["Fitted", "TrainingSettings", "sortable_units", "without_artefacts"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,37 @@ def without_artefacts(labels: LabelledSpikes, prepared: PreparedRecording) -> La
     return kept
 
 
+def sortable_units(calibration: Calibration, unit_ids: Sequence[Any]) -> np.ndarray:
+    """Tell which units are worth keeping, (U,) booleans, and name the others in the log.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    chosen = calibration.sortable
+    if not chosen.any():
+        raise ValueError(
+            f"no unit can be told from the noise: all have an expected precision below {MIN_PRECISION} "
+            f"or an expected accuracy below {calibration.min_accuracy}"
+        )
+    left_out = [
+        f"{unit_id} ({precision:.2f}, {accuracy:.2f})"
+        for unit_id, precision, accuracy, keep in zip(
+            unit_ids, calibration.precision, calibration.accuracy, chosen, strict=True
+        )
+        if not keep
+    ]
+    if left_out:
+        logger.warning(
+            "units left out, expected precision below %g or accuracy below %g: %s",
+            MIN_PRECISION,
+            calibration.min_accuracy,
+            ", ".join(left_out),
+        )
+    return chosen
+
+
 @dataclass(kw_only=True, eq=False)
 class Fitted:
     """A trained network and what belongs to it."""
@@ -77,6 +108,8 @@ class Fitted:
     prepared: PreparedRecording
     traces: np.ndarray
     labels: LabelledSpikes
+    given: LabelledSpikes
+    """Labels of all units, of those that were left out too."""
     network: SpikeNetwork
     hyper_parameters: dict[str, Any]
     settings: TrainingSettings
@@ -90,27 +123,9 @@ class Fitted:
         ValueError
             If no unit is left.
         """
-        chosen = calibration.sortable
+        chosen = sortable_units(calibration, self.labels.unit_ids)
         if chosen.all():
             return calibration
-        left_out = [
-            f"{unit_id} ({precision:.2f}, {accuracy:.2f})"
-            for unit_id, precision, accuracy, keep in zip(
-                self.labels.unit_ids, calibration.precision, calibration.accuracy, chosen, strict=True
-            )
-            if not keep
-        ]
-        if not chosen.any():
-            raise ValueError(
-                f"no unit can be told from the noise: all have an expected precision below {MIN_PRECISION} "
-                f"or an expected accuracy below {calibration.min_accuracy}"
-            )
-        logger.warning(
-            "units left out, expected precision below %g or accuracy below %g: %s",
-            MIN_PRECISION,
-            calibration.min_accuracy,
-            ", ".join(left_out),
-        )
         self.network = self.network.of_units(np.flatnonzero(chosen))
         self.hyper_parameters = self.hyper_parameters | {"num_units": int(chosen.sum())}
         self.labels = self.labels.of_units(chosen)

@@ -96,6 +96,7 @@ def fit_by_gradient(
         prepared=prepared,
         traces=traces,
         labels=labels,
+        given=labels,
         network=network,
         hyper_parameters=hyper_parameters,
         settings=settings,

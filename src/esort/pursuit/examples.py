@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from esort.labels import LabelledSpikes
 from esort.pursuit.recipe import Layout
 from esort.pursuit.shifting import shifted
 
@@ -20,6 +21,11 @@ class RowLabels:
     time: np.ndarray
     unit_index: np.ndarray
     num_units: int
+
+    @classmethod
+    def of(cls, labels: LabelledSpikes, step: int) -> RowLabels:
+        """Labelled spikes of a recording of which every so many samples make a row."""
+        return cls(time=labels.sample_index / step, unit_index=labels.unit_index, num_units=labels.num_units)
 
     def counts(self) -> np.ndarray:
         """Labels of each unit, (U,)."""

@@ -98,7 +98,8 @@ class Ground:
     prepared : PreparedRecording
     filtered : float32 array, shape (C, T)
         Band-passed and decimated.
-    labels : LabelledSpikes
+    labels, given : LabelledSpikes
+        Of the units that are learned, and of all that were labelled.
     row_labels : RowLabels
     contact_positions_um : float array, shape (C, 2)
     layout : Layout
@@ -113,6 +114,7 @@ class Ground:
     prepared: PreparedRecording
     filtered: np.ndarray
     labels: LabelledSpikes
+    given: LabelledSpikes
     row_labels: RowLabels
     contact_positions_um: np.ndarray
     layout: Layout
@@ -138,6 +140,11 @@ class Ground:
         map_in_threads(whiten_block, _blocks(traces.shape[1], length))
         return traces
 
+    def of_units(self, chosen: np.ndarray) -> Ground:
+        """The same recording with labels of some units alone, (U,) booleans."""
+        labels = self.labels.of_units(chosen)
+        return replace(self, labels=labels, row_labels=RowLabels.of(labels, self.sizes["step"]))
+
     def complete(self, network: PursuitNetwork) -> PursuitNetwork:
         """Give a network what it has of the recording and not of the units."""
         network.bandpass = self.bandpass
@@ -154,6 +161,7 @@ class Ground:
             prepared=self.prepared,
             traces=traces,
             labels=self.labels,
+            given=self.given,
             network=self.complete(network),
             hyper_parameters=network.hyper_parameters(),
             settings=settings,
@@ -203,9 +211,8 @@ def prepare_ground(
         prepared=prepared,
         filtered=filtered,
         labels=labels,
-        row_labels=RowLabels(
-            time=labels.sample_index / step, unit_index=labels.unit_index, num_units=labels.num_units
-        ),
+        given=labels,
+        row_labels=RowLabels.of(labels, step),
         contact_positions_um=positions,
         layout=layout,
         sizes={

@@ -11,13 +11,13 @@ import torch
 
 from esort.calibration import Calibration
 from esort.checkpoint import load_checkpoint
-from esort.fitted import Fitted, TrainingSettings
+from esort.fitted import Fitted, TrainingSettings, sortable_units
 from esort.labels import LabelledSpikes
 from esort.pursuit.bandpass import reduction
 from esort.pursuit.calibration import calibrate_scores
 from esort.pursuit.denoising import NUM_COMPONENTS, temporal_components
 from esort.pursuit.following import motion_of
-from esort.pursuit.ground import prepare_ground
+from esort.pursuit.ground import Ground, prepare_ground
 from esort.pursuit.learning import first_network, learn_units
 from esort.pursuit.means import mean_footprints
 from esort.pursuit.network import PursuitNetwork
@@ -41,26 +41,37 @@ def fit_by_pursuit(
     *,
     scratch: Path,
 ) -> tuple[Fitted, Calibration]:
-    """Learn the units of a recording from labelled spikes; see `esort.training.train_units`."""
+    """Learn the units of a recording from labelled spikes; see `esort.training.train_units`.
+
+    A unit that cannot be told from noise is left out: the others are learned as if nobody had labelled it.
+    """
     ground = prepare_ground(subject, labels, settings, scratch)
-    layout, positions = ground.layout, ground.contact_positions_um
-    shared = {} if backbone is None else _load_backbone(backbone, subject.sampling_frequency, layout)
+    shared = {} if backbone is None else _load_backbone(backbone, subject.sampling_frequency, ground.layout)
     if np.median(ground.row_labels.counts()) >= _ENOUGH_LABELS:
         shared = {}
-    recipe = Recipe(layout=layout, sizes=ground.sizes, **shared)
-    traces = ground.whitened()
+    while True:
+        recipe = Recipe(layout=ground.layout, sizes=ground.sizes, **shared)
+        network, calibration, traces = _learn(ground, recipe)
+        chosen = sortable_units(calibration, ground.labels.unit_ids)
+        if chosen.all():
+            return ground.fitted(network, traces, subject, settings), calibration
+        ground = ground.of_units(chosen)
+
+
+def _learn(ground: Ground, recipe: Recipe) -> tuple[PursuitNetwork, Calibration, np.ndarray]:
+    """Learn all units, from traces that are moved back if the tissue moved."""
+    labels, positions, traces = ground.row_labels, ground.contact_positions_um, ground.whitened()
     with one_thread_each():
-        network = first_network(traces, ground.row_labels, positions, recipe)
+        network = first_network(traces, labels, positions, recipe)
         if network.follows:
-            motion = motion_of(ground.complete(network), ground.filtered, layout.rate_hz)
+            motion = motion_of(ground.complete(network), ground.filtered, ground.layout.rate_hz)
             if motion.is_any:
                 logger.info("the tissue moves by %d um: learning follows it", motion.range_um)
                 traces = ground.whitened(motion)
                 recipe = replace(recipe, sizes=ground.sizes | {"moved": True})
-                network = first_network(traces, ground.row_labels, positions, recipe)
-        network, table = learn_units(network, traces, ground.row_labels, positions, recipe)
-    calibration = calibrate_scores(network, table, traces, ground.row_labels, layout)
-    return ground.fitted(network, traces, subject, settings), calibration
+                network = first_network(traces, labels, positions, recipe)
+        network, table = learn_units(network, traces, labels, positions, recipe)
+    return network, calibrate_scores(network, table, traces, labels, ground.layout), traces
 
 
 def fit_backbone_by_pursuit(
