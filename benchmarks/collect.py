@@ -80,7 +80,8 @@ def section(folder):
         "|" + "---|" * (len(axes) + 4 + len(extra)),
     ]
     for row in rows:
-        interval = f"{number(row['pooled_accuracy_low'])} to {number(row['pooled_accuracy_high'])}"
+        low, high = (number(row[f"pooled_accuracy_{end}"]) for end in ("low", "high"))
+        interval = f"{low} to {high}" if low else ""
         shown = [*(row[axis] for axis in axes), row["n"], number(row["pooled_accuracy"]), interval]
         shown += [number(row["mean_accuracy"])]
         shown += [f"{number(row[name])} {bound(row, name)}".strip() for name in extra]
