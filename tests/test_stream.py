@@ -79,6 +79,16 @@ def test_ten_milliseconds_at_a_time(sorters, recording, traces, offline, name):
 
 
 @pytest.mark.parametrize("name", ["pursuit", "dense"])
+def test_health_is_that_of_offline(sorters, recording, traces, name):
+    stream, result = StreamingSorter.like(sorters[name], recording), sorters[name].sort(recording)
+    streamed(stream, traces, [3_000, 11])
+    assert stream.health.minutes == result.fitness(sorters[name].tables.baseline, range(4)).minutes
+    assert len(stream.unknown) == len(result.unknown)
+    assert stream.health.minutes[0].num_spikes == len(result.spikes)
+    assert (stream.health.minutes[0].fit is None) == (name == "dense")
+
+
+@pytest.mark.parametrize("name", ["pursuit", "dense"])
 def test_no_spike_comes_later_than_the_stated_latency(sorters, recording, traces, offline, name):
     stream = StreamingSorter.like(sorters[name], recording)
     latency_samples = round(stream.latency.total_ms * stream.sampling_frequency / 1000)

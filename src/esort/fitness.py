@@ -234,7 +234,7 @@ class _Judge:
             signs += _sign(
                 motion_um - _FAR_UM,
                 motion_um - (_REACH_UM - _NEAR_END_UM),
-                f"the tissue is {motion_um} um away, at most {_REACH_UM} um are followed: check drift",
+                f"the tissue is {motion_um} um away, up to {_REACH_UM} um are followed: check drift",
             )
         noise, flat, noisy = self._channels(row)
         if noise is not None:
