@@ -39,6 +39,8 @@ class MovedWhitening:
 
     def __init__(self, whitening: np.ndarray, contact_positions_um: np.ndarray, *, smooth: bool) -> None:
         self._whitening = whitening
+        # It has few channels in a row: whole, its product would grow with the cube of the channels.
+        self._few = SparseRows(whitening)
         self._smooth = smooth
         self._positions = contact_positions_um
         self._present = np.diagonal(whitening) != 0
@@ -65,7 +67,7 @@ class MovedWhitening:
         for step in np.unique(steps).tolist():
             rows = steps == step
             moved[rows] = self._interpolated(step)[rows]
-        matrix = self._whitening @ moved
+        matrix = self._few @ moved
         matrix[np.abs(matrix) < _LEAST_WEIGHT * np.abs(matrix).max(axis=1, keepdims=True)] = 0
         return matrix
 
