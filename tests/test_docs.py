@@ -312,3 +312,29 @@ def test_the_pages_are_built(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "detect_spikes" in (tmp_path / "api" / "index.html").read_text()
     assert "StreamingSorter" in (tmp_path / "api" / "index.html").read_text()
+
+
+PROMISES = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+
+
+def test_every_promise_has_a_test_that_there_is():
+    there = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        there.add(path.stem)
+        there.update(re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+    named = set(re.findall(r"`(test_\w+)`", PROMISES))
+    assert len(named) > 80
+    assert not named - there, "promised, and not tested"
+    for path in re.findall(r"`((?:tests|benchmarks)/[\w/]+\.py)`", PROMISES):
+        assert (ROOT / path).is_file(), f"{path} is not there"
+
+
+def test_every_promise_has_a_case_a_promise_a_test_and_a_result():
+    rows = [line for line in PROMISES.splitlines() if line.startswith("|") and not line.startswith("|---")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in rows]
+    rows = [row for row in rows if row[0] not in ("case", "code") and not row[0].isdigit()]
+    assert len(rows) > 60
+    for row in rows:
+        assert len(row) == 4, row
+        assert all(row), row
+        assert "`" in row[2], f"{row[0]}: no test is named"
