@@ -75,6 +75,9 @@ def test_ray(trained_pursuit, recordings, tmp_path):
             "+hydra.launcher.ray.init.object_store_memory=null",
         )
         sweep(trained_pursuit, recordings, tmp_path / "out", *launcher)
+        # One recording after the other, the chunks of each on all nodes.
+        executor = ("executor=ray", f"executor.address={cluster.address}", "executor.chunk_s=2")
+        sweep(trained_pursuit, recordings, tmp_path / "chunks", *executor)
     finally:
         cluster.shutdown()
 
