@@ -17,7 +17,8 @@ def test_its_tools_are_named(capsys):
         assert main(arguments) == 0
         shown = capsys.readouterr().out
         assert all(
-            f"esort {name} " in shown for name in ("train", "sort", "doctor", "inspect", "verify", "export")
+            f"esort {name} " in shown
+            for name in ("train", "sort", "doctor", "inspect", "verify", "export", "workspace")
         )
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"esort {version('esort')}\n"
@@ -27,7 +28,8 @@ def test_another_word_is_refused(capsys):
     assert main(["learn"]) == 1
     error = capsys.readouterr().err
     assert error == (
-        "error: expected one of train, sort, doctor, inspect, verify, export, got 'learn': see esort --help\n"
+        "error: expected one of train, sort, doctor, inspect, verify, export, workspace, got 'learn': "
+        "see esort --help\n"
     )
 
 

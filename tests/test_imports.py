@@ -29,7 +29,7 @@ FLOORS = [
         "onnx_graph onnx_dense onnx_pursuit export "
         "grid study_table study_figure cost dashboards "
         "exports nwb phy backbones bootstrap spikeinterface_sorter "
-        "inspect doctor page pretrained manifest memory verify",
+        "inspect doctor workspace page pretrained manifest memory verify",
         "experiment sort_run objects plan runs sweep jobs study worker launching command optimise search",
     )
 ]
@@ -44,6 +44,7 @@ ALONE = {
 # Library -> the only modules that may import it ("train" and "sort" are the entries).
 ONLY_IN = {
     "wandb": {"tracking"},
+    "wandb_workspaces": {"workspace"},
     "MEArec": {"simulation"},
     "optuna": {"optimise", "search"},
     "hydra": {

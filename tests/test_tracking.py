@@ -133,7 +133,14 @@ def test_wandb_offline_without_key_and_network(tmp_path, caplog):
     assert list((offline / "files" / "media" / "images").glob("traces_*.png"))
     assert list((offline / "files" / "media" / "table").glob("units_*.json"))
     assert list((offline / "files" / "media" / "html").glob("report_*.html"))
-    assert len(list((offline / "files" / "media" / "table" / "panels").glob("*_panel_table_*.json"))) == 3
+    assert len(list((offline / "files" / "media" / "table" / "panels").glob("*_panel_table_*.json"))) == 2
+    (bars,) = (offline / "files" / "media" / "plotly" / "panels").glob("bar_panel_*.plotly.json")
+    figure = json.loads(bars.read_text())
+    assert figure["layout"]["barmode"] == "group"
+    assert [(bar["name"], bar["x"], bar["y"]) for bar in figure["data"]] == [
+        ("a", ["3.0"], [0.5]),
+        ("b", ["9.0"], [1.0]),
+    ]
     assert WARNING not in caplog.text
 
 

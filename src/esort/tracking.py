@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from esort.files import plain
 from esort.tracker import Tracker, plain_number, read_metrics
 
-__all__ = ["Tracker", "TrackerSpec", "WandbTracker", "read_metrics"]
+__all__ = ["Tracker", "TrackerSpec", "WandbTracker", "has_key", "read_metrics"]
 
 KINDS = ("csv", "wandb")
 MODES = ("auto", "online", "offline")
@@ -102,7 +102,7 @@ class WandbTracker(Tracker):
         super().__init__(folder)
         self._run: Any = None
         mode = _mode(spec.mode)
-        if mode == "online" and not _has_key():
+        if mode == "online" and not has_key():
             # Otherwise W&B would ask on the terminal, and wait.
             self._say("no API key is known")
             mode = "offline"
@@ -161,25 +161,14 @@ class WandbTracker(Tracker):
         def send() -> None:
             import wandb
 
-            shown = list(columns)
-            table = wandb.Table(columns=list(columns), data=rows, allow_mixed_types=True)
-            if kind == "line":
-                chart = wandb.plot.line(table, x, y, stroke=group, title=title or name)
-            elif kind == "scatter":
-                chart = wandb.plot.scatter(table, x, y, title=title or name)
+            if kind == "bar":
+                chart: Any = wandb.Plotly(_grouped_bars(columns, rows, x, y, group, title or name))
             else:
-                # W&B's bars have one label each: what belongs together stands side by side.
-                names = [
-                    " · ".join(str(row[shown.index(part)]) for part in filter(None, (x, group)))
-                    for row in rows
-                ]
-                pairs = sorted(zip(names, (row[shown.index(y)] for row in rows), strict=True))
-                chart = wandb.plot.bar(
-                    wandb.Table(columns=["label", y], data=[list(pair) for pair in pairs]),
-                    "label",
-                    y,
-                    title=title or name,
-                )
+                table = wandb.Table(columns=list(columns), data=rows, allow_mixed_types=True)
+                if kind == "line":
+                    chart = wandb.plot.line(table, x, y, stroke=group, title=title or name)
+                else:
+                    chart = wandb.plot.scatter(table, x, y, title=title or name)
             self._run.log({f"panels/{name}": chart})
 
         self._attempt(send)
@@ -273,6 +262,30 @@ class WandbTracker(Tracker):
         logger.warning("W&B is not available (%s); the run goes on, its files lie in %s", reason, self.folder)
 
 
+def _grouped_bars(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], x: str, y: str, group: str | None, title: str
+) -> Any:
+    """Bars side by side in the order of the rows, which W&B's own bar chart cannot."""
+    import plotly.graph_objects as go
+
+    at = {name: column for column, name in enumerate(columns)}
+    groups = list(dict.fromkeys(row[at[group]] for row in rows)) if group else [None]
+    bars = []
+    for one in groups:
+        own = rows if group is None else [row for row in rows if row[at[group]] == one]
+        bars.append(
+            go.Bar(
+                x=[str(row[at[x]]) for row in own],
+                y=[row[at[y]] for row in own],
+                name="" if one is None else str(one),
+            )
+        )
+    figure = go.Figure(bars)
+    figure.update_layout(title=title, barmode="group", legend_title=group, yaxis_title=y)
+    figure.update_xaxes(title=x, type="category")
+    return figure
+
+
 def _artifact(path: str | os.PathLike[str], name: str, type: str, **metadata: Any) -> Any:
     """A file as W&B keeps it."""
     import wandb
@@ -289,10 +302,10 @@ def _mode(mode: str) -> str:
     asked = os.environ.get("WANDB_MODE", "")
     if asked in ("online", "offline"):
         return asked
-    return "online" if _has_key() else "offline"
+    return "online" if has_key() else "offline"
 
 
-def _has_key() -> bool:
+def has_key() -> bool:
     """Whether W&B would find an API key without asking for one."""
     if os.environ.get("WANDB_API_KEY"):
         return True
