@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from esort.tracking import has_key
 
@@ -93,16 +93,14 @@ def make_workspace(spec: WorkspaceSpec) -> Workspace:
         panels.ScatterPlot(title=f"{y} over labels", x=panels.Config("labels"), y=panels.SummaryMetric(y))
         for y in (_SCORE, "mean_accuracy")
     ]
+    told_apart: list[Any] = [panels.Config(name) for name in ("labels", *_CONDITIONS)]
     search = [
         panels.ParallelCoordinatesPlot(
-            columns=[
-                panels.ParallelCoordinatesPlotColumn(metric=metric)
-                for metric in (*map(panels.Config, ("labels", *_CONDITIONS)), score)
-            ]
+            columns=[panels.ParallelCoordinatesPlotColumn(metric=metric) for metric in [*told_apart, score]]
         ),
         panels.ParameterImportancePlot(with_respect_to=_SCORE),
     ]
-    sections = {
+    sections: dict[str, list[Any]] = {
         "Accuracy over conditions": conditions,
         "Label efficiency": labels,
         "Learning": [panels.LinePlot(title=name, x="step", y=[name]) for name in _CURVES],
