@@ -363,6 +363,12 @@ def test_train_and_sort_as_a_user_does(tmp_path, caplog):
     np.testing.assert_array_equal(rest["unit_index"], of_training["unit_index"])
 
 
+def test_a_sorter_that_was_made_ready_finds_the_same(path, subject, whole):
+    ready = Sorter.load(path)
+    ready.make_ready()
+    assert_same(ready.sort(subject.recording, num_workers=1).spikes, whole.spikes)
+
+
 def test_sorting_needs_no_pytorch(path, subject, whole, tmp_path):
     """It takes longer to load than a minute takes to sort."""
     recording = subject.recording.save(folder=tmp_path / "recording", verbose=False)

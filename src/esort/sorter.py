@@ -165,8 +165,18 @@ class Sorter:
 
     def make_ready(self) -> None:
         """Make the tables that sorting needs, and load what is compiled: otherwise the first block waits."""
-        self.detector()
-        self.follower()
+        detector, follower, scorer = self.detector(), self.follower(), self.scorer
+        if not self.is_pursuit:
+            return
+        silence = np.zeros((scorer.window_samples + 64 * scorer.stride, scorer.num_channels), dtype=np.int16)
+        filtered = scorer.filtered(silence, np.ones(scorer.num_channels))
+        if follower is None:
+            scores = scorer.outputs(silence, np.ones(scorer.num_channels))
+        else:
+            follower.evidence(filtered)
+            scores = follower.scores(filtered, np.zeros(len(follower.depths_um), dtype=np.int64))
+        detector.push(scores, 0)
+        detector.finish()
 
     def prepare(self, recording: BaseRecording) -> PreparedRecording:
         """Put a recording behind the filter and scaling that the network learned with.
