@@ -71,7 +71,7 @@ def section(folder):
     lines = [
         f"## {folder.name}",
         "",
-        f"`{study['command']}`: {runs}; {study['seconds'] / 60:.0f} min on {study['cores']} cores.",
+        f"`{study['command']}`: {runs}; {study['seconds'] / 60:.0f} min by the clock, {study['cores']} cores.",
         *(f"Not run: {reason}." for reason in study["skipped"]),
         "",
         f"![{folder.name}]({folder.name}/figure.png)",
@@ -80,8 +80,9 @@ def section(folder):
         "|" + "---|" * (len(axes) + 4 + len(extra)),
     ]
     for row in rows:
-        low, high = (number(row[f"pooled_accuracy_{end}"]) for end in ("low", "high"))
-        interval = f"{low} to {high}" if low else ""
+        ends = [row[f"pooled_accuracy_{end}"] for end in ("low", "high")]
+        # Student's t knows no limits.
+        interval = " to ".join(f"{min(1.0, max(0.0, float(end))):.3f}" for end in ends) if all(ends) else ""
         shown = [*(row[axis] for axis in axes), row["n"], number(row["pooled_accuracy"]), interval]
         shown += [number(row["mean_accuracy"])]
         shown += [f"{number(row[name])} {bound(row, name)}".strip() for name in extra]
