@@ -68,10 +68,11 @@ def section(folder):
     axes = known[: known.index("n")]
     extra = [name for name in ("gain", "labels_ratio") if name in known]
     runs = ", ".join(f"{count} {status}" for status, count in study["runs"].items())
+    minutes = study["seconds"] / 60
     lines = [
         f"## {folder.name}",
         "",
-        f"`{study['command']}`: {runs}; {study['seconds'] / 60:.0f} min by the clock, {study['cores']} cores.",
+        f"`{study['command']}`: {runs}; {minutes:.0f} min by the clock, {study['cores']} cores.",
         *(f"Not run: {reason}." for reason in study["skipped"]),
         "",
         f"![{folder.name}]({folder.name}/figure.png)",
