@@ -1,5 +1,7 @@
 """Label budgets: limits, draws that do not depend on each other, and what happens at the edges."""
 
+from dataclasses import FrozenInstanceError
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -59,6 +61,14 @@ def test_unknown_kind_names_the_allowed_ones():
         LabelBudget(kind="some", amount=1)
 
 
+def test_a_budget_says_what_its_numbers_are_and_stays_as_it_is():
+    assert LabelBudget() == LabelBudget(kind="proportional", amount=1.0)
+    with pytest.raises(TypeError):
+        LabelBudget("per_unit", 3)
+    with pytest.raises(FrozenInstanceError):
+        LabelBudget(kind="per_unit", amount=3).amount = 4
+
+
 def test_proportional_takes_the_part_of_every_unit(spikes):
     labels = draw(*spikes, "abcd", "proportional", 0.56)
     assert labels.counts().tolist() == [round(0.56 * n) for n in np.bincount(spikes[1])]
@@ -66,10 +76,11 @@ def test_proportional_takes_the_part_of_every_unit(spikes):
     assert as_set(labels) <= {(s, "abcd"[u]) for s, u in zip(*map(np.ndarray.tolist, spikes), strict=True)}
 
 
-def test_per_unit_takes_as_many_of_every_unit_and_a_whole_float_is_fine(spikes):
+def test_per_unit_takes_as_many_of_every_unit_and_a_whole_float_is_fine(spikes, caplog):
     labels = draw(*spikes, "abcd", "per_unit", 10.0)
     assert labels.counts().tolist() == [10] * 4
     assert not labels.complete
+    assert not caplog.records
 
 
 def test_interval_knows_every_spike_of_the_first_seconds(spikes):
@@ -78,6 +89,12 @@ def test_interval_knows_every_spike_of_the_first_seconds(spikes):
     np.testing.assert_array_equal(labels.sample_index, spikes[0][inside])
     assert labels.complete
     assert (labels.start_sample, labels.stop_sample) == (1000, 3500)
+
+
+def test_an_interval_has_at_least_one_sample():
+    labels = draw([7, 8], [0, 0], "a", "interval", 1e-6, start=7)
+    assert labels.sample_index.tolist() == [7]
+    assert (labels.start_sample, labels.stop_sample) == (7, 8)
 
 
 def test_interval_longer_than_the_time_there_is_warns(spikes, caplog):
@@ -147,6 +164,8 @@ def test_unit_without_a_label_is_left_out_and_named(caplog):
     assert labels.unit_index.tolist() == [0, 1]
     assert "units left out" in caplog.text
     assert caplog.text.strip().endswith(": b")
+    assert draw([1, 2, 30], [0, 0, 2], ["a", "b", "c"], "per_unit", 1).unit_ids == ("a", "c")
+    assert "fewer labels" not in caplog.text
 
 
 def test_duplicates_are_kept_once_with_a_warning(caplog):
