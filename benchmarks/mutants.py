@@ -20,6 +20,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
 import importlib.abc
 import importlib.util
 import math
+import re
 import resource
 import sys
 import time
@@ -114,6 +115,8 @@ def is_left_out(node, operator):
     """Whether a change there says nothing about tests: annotations, markers in signatures, the compiler."""
     if "RemoveDecorator" in operator and "compile" in node.get_code():
         return True
+    if re.search(r"_(Eq|NotEq|Lt|LtE|Gt|GtE)_Is(Not)?$", operator):
+        return True  # which equal numbers and texts are one object is the interpreter's affair
     if node.parent is not None and node.parent.type == "parameters":
         return True
     child = node

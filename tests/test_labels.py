@@ -151,6 +151,12 @@ def test_draw_follows_the_seed_and_not_the_order_of_the_input(spikes):
     assert as_set(first) != as_set(draw(samples, units, "abcd", "per_unit", 5, seed=1))
 
 
+def test_a_seed_draws_the_same_labels_in_every_version():
+    labels = draw(np.arange(0, 1000, 10), np.arange(100) % 2, ["a", 7], "per_unit", 4, seed=11)
+    assert labels.sample_index.tolist() == [10, 40, 180, 470, 750, 840, 890, 900]
+    assert labels.unit_index.tolist() == [1, 0, 0, 1, 1, 0, 1, 0]
+
+
 def test_unit_with_fewer_labels_is_kept_and_named(caplog):
     labels = draw([1, 2, 3, 4, 50], [0, 0, 0, 0, 1], ["a", 17], "per_unit", 3)
     assert labels.counts().tolist() == [3, 1]
