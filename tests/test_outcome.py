@@ -26,6 +26,7 @@ FIELDS = {
     "num_channels",
     "num_units",
     "num_spikes",
+    "health",
     "motion_um",
     "seconds",
     "real_time_factor",
