@@ -202,7 +202,7 @@ def _look_at_labels(fitted: Fitted, path: Path) -> None:
             return np.asarray(fitted.traces[at])
         return np.moveaxis(np.asarray(fitted.traces[:, at]), 0, 2)
 
-    suspects = suspicious_labels(fitted.labels, windows, rate_hz)
+    suspects = suspicious_labels(fitted.given, windows, rate_hz)
     for suspect in suspects:
         logger.warning("labels: %s", suspect)
     write_json(path, [suspect.to_dict() for suspect in suspects])
