@@ -1,6 +1,6 @@
 """Do the tests notice when the code is changed? Mutants of the post-processing and of the labels.
 
-    python benchmarks/mutants.py                        # 400 mutants: about 15 minutes on 2 cores
+    python benchmarks/mutants.py                        # 200 mutants: about half an hour on 2 cores
     python benchmarks/mutants.py count=50 seed=3 modules=labels,postprocess/spikes
 
 Cosmic Ray's operators change one place of a module: another operator, comparison or number, a negated
@@ -54,7 +54,7 @@ LEFT_OUT = "not jax and not imports_no_array_library and not imports_without and
 # Loops over long recordings take minutes in Python; the shorter tests beside them know the same.
 LEFT_OUT_UNCOMPILED = f"{LEFT_OUT} and not (chunked_equals_whole and numba) and not any_pieces"
 DEFAULTS = {
-    "count": "400",
+    "count": "200",
     "seed": "0",
     "workers": "2",
     "modules": "all",
