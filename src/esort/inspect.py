@@ -116,7 +116,8 @@ def _story(path: Path) -> list[tuple[str, str]]:
     scores = [
         (
             "pooled",
-            f"{row['recording']}: {row['scratch']:.4f} without, {row['shipped']:.4f} with this backbone",
+            f"{row['recording']}: {row['scratch']:.4f} without, {row['shipped']:.4f} with this backbone, "
+            f"{row['own']:.4f} with one for that probe",
         )
         for row in story["scores"]
     ]
