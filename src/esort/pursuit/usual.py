@@ -21,6 +21,9 @@ _COUNTED, _LEAST, _MOST = 6.0, 8.0, 20.0
 _BLOCK_ROWS = 8000
 # What is upside down beside an unknown event belongs to it.
 _BESIDE_MS, _BESIDE_UM = 2.0, 150.0
+# A neuron that nobody has labelled is where events are as frequent, and more than a few. So much of the probe
+# must be left to tell noise from.
+_INHABITED_HZ, _FEW_EVENTS, _LEAST_SHARE = 0.2, 3, 0.1
 
 
 def measure_baseline(
@@ -52,8 +55,12 @@ def measure_baseline(
     seconds = whitened.shape[1] * network.stride / sampling_frequency
     found, explained = _watched(network, whitened, spikes, 1, sampling_frequency)
     upside_down, _ = _watched(network, whitened, spikes, -1, sampling_frequency)
-    false = _apart_from(upside_down, found, network.positions.numpy(), sampling_frequency)
-    least, rate = _threshold(false, seconds / 60)
+    positions = network.positions.numpy()
+    quiet = _uninhabited(found, positions, seconds)
+    share = float(quiet.mean())
+    upside_down = Strange(*(column[quiet[upside_down.channel]] for column in upside_down))
+    false = _apart_from(upside_down, found, positions, sampling_frequency)
+    least, rate = _threshold(false, seconds / 60 * share)
     unknown = int((found.size >= least).sum())
     return Baseline(
         rates_hz=np.bincount(events.unit_index, minlength=network.num_units) / seconds,
@@ -94,6 +101,19 @@ def _watched(
     return Strange(*(np.concatenate(column) for column in zip(*found, strict=True))), np.concatenate(
         explained
     )
+
+
+def _uninhabited(events: Strange, positions: np.ndarray, seconds: float) -> np.ndarray:
+    """Channels with no neuron around that nobody has labelled: what the units make of it is no noise, (C,).
+
+    All of them where nearly none is left.
+    """
+    large = events.channel[events.size >= _LEAST]
+    counts = np.bincount(large, minlength=len(positions))
+    inhabited = counts > max(_FEW_EVENTS, _INHABITED_HZ * seconds)
+    distance = np.linalg.norm(positions[:, None] - positions[inhabited][None], axis=2)
+    quiet: np.ndarray = ~(distance <= _BESIDE_UM).any(axis=1)
+    return quiet if quiet.mean() >= _LEAST_SHARE else np.ones(len(positions), dtype=bool)
 
 
 def _apart_from(
