@@ -213,3 +213,21 @@ def test_sizes_that_do_not_fit(changes, message):
     values = {"step": 8, "ahead": 10, "behind": 3, "epoch": 32, "warm_up": 16}
     with pytest.raises(ValueError, match=message):
         StepSizes(**(values | changes))
+
+
+def test_no_units():
+    sizes = StepSizes(step=8, ahead=10, behind=3, epoch=32, warm_up=16)
+    settings = {"exclusion_samples": 5, "max_rounds": 12, "amplitude_limits": (0.7, 1.4), "sizes": sizes}
+    one = StepwiseSolver(None, thresholds=[], energies=[], **settings)
+    assert len(one.push(np.zeros((100, 0), dtype=np.float32))) == len(one.finish()) == 0
+
+
+@pytest.mark.parametrize("length", [1, 3, 40])
+def test_scores_as_they_lie_in_memory(length):
+    """Rows first or units first, and parts of larger arrays."""
+    scores = make_scores(200, 4)
+    wanted = solve(scores)
+    by_unit = np.ascontiguousarray(scores.T).T
+    wide = np.repeat(scores, 2, axis=1)[:, ::2]
+    for same in (by_unit, wide, scores.astype(np.float64)):
+        assert_same(solve(same, cuts=range(length, 200, length)), wanted)

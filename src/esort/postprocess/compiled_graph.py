@@ -13,9 +13,9 @@ LANES = 8
 """Numbers in a vector; as many zeros fill up what is stored of a kernel."""
 
 
-# Columns of an edge: the neighbour; whether both may not fire within the exclusive window; the first lag and
-# the number of lags of what a spike does to the neighbour's score, 0 if nothing; where its values begin.
-NEIGHBOUR, EXCLUSIVE, FIRST_LAG, LENGTH, START = range(5)
+# Columns of an edge: whether both may not fire within the exclusive window; the first lag and the number of
+# lags of what a spike does to the neighbour's score, 0 if nothing; where its values begin.
+EXCLUSIVE, FIRST_LAG, LENGTH, START = range(4)
 
 
 class Graph(NamedTuple):
@@ -27,7 +27,8 @@ class Graph(NamedTuple):
     same: who wins does not depend on how kernels were rounded.
     """
 
-    edges: np.ndarray  # int64 (U, D, 5), the neighbour is -1 where a unit has fewer
+    neighbours: np.ndarray  # int32 (U, D), -1 where a unit has fewer
+    edges: np.ndarray  # int64 (U, D, 4)
     stride: np.ndarray  # int64 (U,)
     values: np.ndarray  # int32
     reach: int
@@ -60,13 +61,13 @@ def make_graph(
     pairs = np.pad(pairs, ((0, 0), (0, 0), (0, LANES)))
     lines = [pair[:, a : a + n] for pair, a, n in zip(pairs, first, filled, strict=True)]
     by_unit = [np.concatenate([lines[pair] for pair in own], axis=1).reshape(-1) for own in kernel_out]
-    edges = np.zeros((*kernel_out.shape, 5), dtype=np.int64)
-    edges[:, :, NEIGHBOUR] = neighbours
+    edges = np.zeros((*kernel_out.shape, 4), dtype=np.int64)
     edges[:, :, EXCLUSIVE] = exclusive
     edges[:, :, FIRST_LAG] = first[kernel_out] - kernels.shape[1] // 2
     edges[:, :, LENGTH] = length[kernel_out]
     edges[:, :, START] = before[:, None] + np.cumsum(taken, axis=1) - taken
     return Graph(
+        neighbours=neighbours.astype(np.int32),
         edges=edges,
         stride=stride.astype(np.int64),
         values=np.concatenate([np.zeros(0, dtype=np.int32), *by_unit]),

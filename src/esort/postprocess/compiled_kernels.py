@@ -10,18 +10,19 @@ from typing import Any
 import numba
 import numpy as np
 
-from .compiled_graph import EXCLUSIVE, FIRST_LAG, LANES, LENGTH, NEIGHBOUR, START, Graph
+from .compiled_graph import EXCLUSIVE, FIRST_LAG, LANES, LENGTH, START, Graph
 from .compiled_vectors import BLOCK_ROWS, lowest_bit
 from .compiled_window import (
     AROUND,
-    BEYOND,
+    CHOSEN,
     NODES,
     PEAK,
     PEAK_ROW,
     RIVAL,
+    RIVAL_BLOCK,
     bar,
     beaten_in,
-    find_around,
+    compile_bare,
     find_nodes,
     load_window,
     lower_unit,
@@ -73,68 +74,86 @@ def _solve_all(line, num_rows, limits, graph, exclusion, max_rounds, energies, n
 @_compile
 def solve_window(window, limits, graph, exclusion, max_rounds, energies, numbers):  # type: ignore
     """Rounds on a window; returns the accepted spikes, int64 (S, 6), in no useful order."""
-    scores, marks, heights, num_rows = window
-    edges, reach = graph.edges, graph.reach
-    num_blocks = (num_rows + BLOCK_ROWS - 1) // BLOCK_ROWS
-    width = scores.size // limits.size
     spikes = np.empty((64, 6), dtype=np.int64)
     count = 0
     for _ in range(max_rounds):
-        find_nodes(scores, marks, heights, width, num_blocks, limits)
-        find_around(heights, num_blocks, reach)
-        done = count
-        for block in range(num_blocks):
-            for unit in range(limits.size):
-                if heights[PEAK, block, unit] == BEYOND:
-                    continue
-                nodes = marks[unit, block, NODES]
-                while nodes != 0:
-                    place = lowest_bit(nodes)
-                    nodes ^= np.int64(1) << place
-                    row = BLOCK_ROWS * block + place
-                    score = scores[np.uint64(unit * width + LANES + row)]
-                    node = (row, unit, score)
-                    if not _wins(scores, marks, heights, width, num_rows, node, edges, reach, exclusion):
-                        continue
-                    if count == spikes.shape[0]:
-                        spikes = more_room(spikes)
-                    known = 0 < row < num_rows - 1
-                    phase, moved = _place(scores, unit * width + LANES + row, known, numbers)
-                    size = AMPLITUDE_STEPS
-                    if energies.shape[0] > 0:
-                        size = _amplitude(score, energies[unit, 0], energies[unit, 1], numbers)
-                    spikes[count, ROW], spikes[count, UNIT], spikes[count, SCORE] = row, unit, score
-                    spikes[count, MOVED], spikes[count, PHASE], spikes[count, SIZE] = moved, phase, size
-                    count += 1
-        if count == done:
+        find_nodes(window, limits, graph.reach)
+        more = _choose(window, graph.neighbours, graph.reach, exclusion)
+        if more == 0:
             break
-        take_out(window, spikes, done, count, 0, graph, exclusion, limits)
+        if count + more > spikes.shape[0]:
+            spikes = more_room(spikes, count + more)
+        _fit_chosen(window, spikes, count, energies, numbers)
+        take_out(window, spikes, count, count + more, 0, graph, exclusion, limits)
+        count += more
     return spikes[:count]
 
 
 @_compile
-def more_room(spikes):  # type: ignore
-    """Copy the spikes to twice the room."""
-    more = np.empty((2 * spikes.shape[0], 6), dtype=np.int64)
+def more_room(spikes, count):  # type: ignore
+    """Copy the spikes to room for so many, and as many again."""
+    more = np.empty((2 * count, 6), dtype=np.int64)
     more[: spikes.shape[0]] = spikes
     return more
 
 
-@_compile
+@compile_bare
+def _choose(window, neighbours, reach, exclusion):  # type: ignore
+    """Mark the nodes that no rival goes before; return how many."""
+    scores, width, marks, heights, num_rows = window
+    count = 0
+    for unit in range(marks.shape[0]):
+        for block in range((num_rows + BLOCK_ROWS - 1) // BLOCK_ROWS):
+            nodes, chosen = marks[unit, block, NODES], np.int64(0)
+            while nodes != 0:
+                place = lowest_bit(nodes)
+                bit = np.int64(1) << place
+                nodes ^= bit
+                row = BLOCK_ROWS * block + place
+                score = scores[np.uint64(unit * width + LANES + row)]
+                node = (row, unit, score)
+                if _wins(scores, marks, heights, width, num_rows, node, neighbours, reach, exclusion):
+                    chosen |= bit
+                    count += 1
+            marks[unit, block, CHOSEN] = chosen
+    return count
+
+
+@compile_bare
+def _fit_chosen(window, spikes, count, energies, numbers):  # type: ignore
+    """Put the chosen nodes and how they fit behind so many spikes."""
+    scores, width, marks, _, num_rows = window
+    for unit in range(marks.shape[0]):
+        for block in range((num_rows + BLOCK_ROWS - 1) // BLOCK_ROWS):
+            chosen = marks[unit, block, CHOSEN]
+            while chosen != 0:
+                place = lowest_bit(chosen)
+                chosen ^= np.int64(1) << place
+                row = BLOCK_ROWS * block + place
+                here = np.uint64(unit * width + LANES + row)
+                phase, moved = _place(scores, here, 0 < row < num_rows - 1, numbers)
+                size = AMPLITUDE_STEPS
+                if energies.shape[0] > 0:
+                    size = _amplitude(scores[here], energies[unit, 0], energies[unit, 1], numbers)
+                spikes[count, ROW], spikes[count, UNIT], spikes[count, SCORE] = row, unit, scores[here]
+                spikes[count, MOVED], spikes[count, PHASE], spikes[count, SIZE] = moved, phase, size
+                count += 1
+
+
+@compile_bare
 def take_out(window, spikes, start, stop, first_row, graph, exclusion, limits):  # type: ignore
     """Lower the neighbours' scores by some of the spikes, and bar what is around each.
 
     The window begins at ``first_row`` of the spikes' rows; they may lie before it.
     """
-    scores, marks, _, num_rows = window
-    edges, strides, values, _, exclusive = graph
-    width = scores.size // limits.size
+    scores, width, marks, _, num_rows = window
+    neighbours, edges, strides, values, _, exclusive = graph
     for spike in range(start, stop):
         row, own, size = spikes[spike, ROW] - first_row, spikes[spike, UNIT], spikes[spike, SIZE]
         shift = spikes[spike, PHASE] * strides[own]
         bar(marks, own, row - exclusion + 1, row + exclusion, num_rows)
-        for position in range(edges.shape[1]):
-            unit = edges[own, position, NEIGHBOUR]
+        for position in range(neighbours.shape[1]):
+            unit = neighbours[own, position]
             if unit < 0:
                 break  # they come first
             if edges[own, position, EXCLUSIVE]:
@@ -148,43 +167,45 @@ def take_out(window, spikes, start, stop, first_row, graph, exclusion, limits): 
                 )
 
 
-@_compile
-def _wins(scores, marks, heights, width, num_rows, node, edges, reach, exclusion):  # type: ignore
+@compile_bare
+def _wins(scores, marks, heights, width, num_rows, node, neighbours, reach, exclusion):  # type: ignore
     """Whether no rival goes before a node; most are beaten by the one that beat their like before."""
     row, unit, score = node
-    block, num_units = row // BLOCK_ROWS, heights.shape[2]
-    rival = marks[unit, block, RIVAL]
-    if rival >= 0:
-        there, other = rival // num_units, rival % num_units
-        if heights[PEAK, there, other] > score and abs(heights[PEAK_ROW, there, other] - row) <= reach:
-            return False
+    block = row // BLOCK_ROWS
+    other, there = marks[unit, block, RIVAL], marks[unit, block, RIVAL_BLOCK]
+    if (
+        other >= 0
+        and heights[PEAK, there, other] > score
+        and abs(heights[PEAK_ROW, there, other] - row) <= reach
+    ):
+        return False
+    first = max(row - reach, 0) // BLOCK_ROWS
+    last = min(row + reach, num_rows - 1) // BLOCK_ROWS
+    for position in range(neighbours.shape[1]):
+        other = neighbours[unit, position]
+        if other < 0:
+            break  # they come first
+        if heights[AROUND, block, other] < score:
+            continue
+        for there in range(first, last + 1):
+            if beaten_in(scores, marks, heights, width, node, other, reach, there):
+                marks[unit, block, RIVAL], marks[unit, block, RIVAL_BLOCK] = other, there
+                return False
     first = max(row - exclusion + 1, 0) // BLOCK_ROWS
     last = min(row + exclusion - 1, num_rows - 1) // BLOCK_ROWS
     for there in range(first, last + 1):
         if beaten_in(scores, marks, heights, width, node, unit, exclusion - 1, there):
             return False
-    first = max(row - reach, 0) // BLOCK_ROWS
-    last = min(row + reach, num_rows - 1) // BLOCK_ROWS
-    for position in range(edges.shape[1]):
-        other = edges[unit, position, NEIGHBOUR]
-        if other < 0:
-            break
-        if heights[AROUND, block, other] < score:
-            continue
-        for there in range(first, last + 1):
-            if beaten_in(scores, marks, heights, width, node, other, reach, there):
-                marks[unit, block, RIVAL] = num_units * there + other
-                return False
     return True
 
 
-@_compile
+@compile_bare
 def _place(scores, here, known, numbers):  # type: ignore
     """Phase of an accepted spike, and samples from its row to it; see `esort.postprocess.fit`."""
     phases, stride, _least, _most = numbers
     score = np.int64(scores[here])
-    rise = score - scores[here - 1] if known else np.int64(1)
-    fall = score - scores[here + 1] if known else np.int64(1)
+    rise = score - scores[here - np.uint64(1)] if known else np.int64(1)
+    fall = score - scores[here + np.uint64(1)] if known else np.int64(1)
     while max(rise, fall) >= 1 << SLOPE_BITS:
         rise >>= 1
         fall >>= 1
@@ -194,7 +215,7 @@ def _place(scores, here, known, numbers):  # type: ignore
     return phase, -moved if rise < fall else moved
 
 
-@_compile
+@compile_bare
 def _amplitude(score, energy, shift, numbers):  # type: ignore
     """Amplitude of an accepted spike in 64ths."""
     _phases, _stride, least, most = numbers

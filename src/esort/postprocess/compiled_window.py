@@ -19,12 +19,15 @@ from .fit import AMPLITUDE_STEPS
 
 BEYOND = -(2**31) + 1
 # Of a block: bits of the rows where no spike is accepted; bits of the rows with a node; whether it is to be
-# looked at again; where in the heights the one is that last beat a node of it, or -1.
-BARRED, NODES, DIRTY, RIVAL = range(4)
+# looked at again; the unit that last beat a node of it, or -1, and in which block; bits of the chosen nodes.
+BARRED, NODES, DIRTY, RIVAL, RIVAL_BLOCK, CHOSEN = range(6)
 # Highest score of a block's nodes, the first row with it, and the highest of all blocks within reach.
 PEAK, PEAK_ROW, AROUND = range(3)
 
 _compile: Any = numba.njit(nogil=True, cache=True)
+# For functions that neither make nor return an array: the references to those they are given, which their
+# callers hold, are not counted. That would cost more than the work on few rows.
+compile_bare: Any = numba.njit(nogil=True, cache=True, _nrt=False)  # type: ignore[call-overload]
 
 
 class Window(NamedTuple):
@@ -32,8 +35,10 @@ class Window(NamedTuple):
 
     scores: np.ndarray
     """int32 (U, a vector + 64 B + a vector) in one line: kernels may hang over at both ends."""
+    width: int
+    """Numbers of a unit in that line."""
     marks: np.ndarray
-    """int64 (U, B, 4), see `BARRED`."""
+    """int64 (U, B, 6), see `BARRED`."""
     heights: np.ndarray
     """int32 (3, B, U), see `PEAK`."""
     num_rows: int
@@ -43,9 +48,11 @@ class Window(NamedTuple):
 def make_window(num_units, num_rows):  # type: ignore
     """Room for so many rows."""
     num_blocks = (num_rows + BLOCK_ROWS - 1) // BLOCK_ROWS
+    width = LANES + BLOCK_ROWS * num_blocks + LANES
     return Window(
-        np.empty(num_units * (LANES + BLOCK_ROWS * num_blocks + LANES), dtype=np.int32),
-        np.empty((num_units, num_blocks, 4), dtype=np.int64),
+        np.empty(num_units * width, dtype=np.int32),
+        width,
+        np.empty((num_units, num_blocks, 6), dtype=np.int64),
         np.empty((3, num_blocks, num_units), dtype=np.int32),
         num_rows,
     )
@@ -57,8 +64,7 @@ def load_window(room, fixed, row_length, first, num_rows, limits):  # type: igno
 
     Behind the last of the scores there must be room for a vector.
     """
-    scores, marks, heights, _ = room
-    width = scores.size // limits.size
+    scores, width, marks, heights, _ = room
     num_blocks = (num_rows + BLOCK_ROWS - 1) // BLOCK_ROWS
     beyond = np.int64(-1) << np.int64(num_rows - BLOCK_ROWS * (num_blocks - 1) - 1) << np.int64(1)
     for unit in range(limits.size):
@@ -77,17 +83,17 @@ def load_window(room, fixed, row_length, first, num_rows, limits):  # type: igno
             marks[unit, block, RIVAL] = -1
             heights[PEAK, block, unit] = BEYOND
         _close_ends(scores, unit * width + LANES, num_rows)
-    return Window(scores, marks, heights, num_rows)
+    return Window(scores, width, marks, heights, num_rows)
 
 
-@_compile
+@compile_bare
 def _close_ends(scores, line, num_rows):  # type: ignore
     """Beyond both ends all is lower than any node."""
     scores[np.uint64(line - 1)] = BEYOND
     scores[np.uint64(line + num_rows)] = BEYOND
 
 
-@_compile
+@compile_bare
 def bar(marks, unit, start, stop, num_rows):  # type: ignore
     """Accept no spike of a unit from row ``start`` to before ``stop``."""
     start, stop = max(start, 0), min(stop, num_rows)
@@ -100,7 +106,7 @@ def bar(marks, unit, start, stop, num_rows):  # type: ignore
             marks[unit, block, DIRTY] = 1
 
 
-@_compile
+@compile_bare
 def lower_unit(scores, marks, line, num_rows, unit, first, values, place, length, size, limit):  # type: ignore
     """Take ``size`` 64ths of ``length`` values from the scores of a unit, from row ``first`` on."""
     if first <= -LANES:
@@ -125,50 +131,46 @@ def lower_unit(scores, marks, line, num_rows, unit, first, values, place, length
             marks[unit, block, DIRTY] = 1
 
 
-@_compile
-def find_nodes(scores, marks, heights, width, num_blocks, limits):  # type: ignore
-    """Find the nodes of the dirty blocks."""
+@compile_bare
+def find_nodes(window, limits, reach):  # type: ignore
+    """Find the nodes of the dirty blocks, and the maximum over each block and those around it."""
+    scores, width, marks, heights, num_rows = window
+    num_blocks = (num_rows + BLOCK_ROWS - 1) // BLOCK_ROWS
     for unit in range(limits.size):
         for block in range(num_blocks):
-            if marks[unit, block, DIRTY] == 0:
-                continue
-            marks[unit, block, DIRTY] = 0
-            line = unit * width + LANES + BLOCK_ROWS * block
-            nodes = maxima(scores, np.int64(line), np.int32(limits[unit]))
-            nodes &= ~marks[unit, block, BARRED]
-            marks[unit, block, NODES] = nodes
-            peak, peak_row = np.int32(BEYOND), np.int64(0)
-            while nodes != 0:
-                place = lowest_bit(nodes)
-                nodes ^= np.int64(1) << place
-                score = scores[np.uint64(line + place)]
-                if score > peak:
-                    peak, peak_row = score, place
-            heights[PEAK, block, unit] = peak
-            heights[PEAK_ROW, block, unit] = BLOCK_ROWS * block + peak_row
-
-
-@_compile
-def find_around(heights, num_blocks, reach):  # type: ignore
-    """Find the maximum over each block and those that rows within ``reach`` lie in."""
+            if marks[unit, block, DIRTY]:
+                marks[unit, block, DIRTY] = 0
+                line = unit * width + LANES + BLOCK_ROWS * block
+                nodes = maxima(scores, np.int64(line), np.int32(limits[unit]))
+                nodes &= ~marks[unit, block, BARRED]
+                marks[unit, block, NODES] = nodes
+                peak, peak_row = np.int32(BEYOND), np.int64(0)
+                while nodes != 0:
+                    place = lowest_bit(nodes)
+                    nodes ^= np.int64(1) << place
+                    score = scores[np.uint64(line + place)]
+                    if score > peak:
+                        peak, peak_row = score, place
+                heights[PEAK, block, unit] = peak
+                heights[PEAK_ROW, block, unit] = BLOCK_ROWS * block + peak_row
     blocks = (reach + BLOCK_ROWS - 1) // BLOCK_ROWS
     for block in range(num_blocks):
-        for unit in range(heights.shape[2]):
+        for unit in range(limits.size):
             heights[AROUND, block, unit] = heights[PEAK, block, unit]
         for other in range(max(block - blocks, 0), min(block + blocks + 1, num_blocks)):
-            for unit in range(heights.shape[2]):
+            for unit in range(limits.size):
                 higher = max(heights[AROUND, block, unit], heights[PEAK, other, unit])
                 heights[AROUND, block, unit] = higher
 
 
-@_compile
+@compile_bare
 def beaten_in(scores, marks, heights, width, node, other, reach, block):  # type: ignore
     """Whether a node of ``other`` in a block, within ``reach``, goes before a node (row, unit, score)."""
     row, unit, score = node
     peak, peak_row = heights[PEAK, block, other], heights[PEAK_ROW, block, other]
     if peak < score:
         return False
-    if abs(peak_row - row) <= reach and _goes_before(peak, peak_row, other, score, row, unit):
+    if peak > score and abs(peak_row - row) <= reach:  # as a rule
         return True
     nodes = marks[other, block, NODES]
     while nodes != 0:
@@ -182,7 +184,7 @@ def beaten_in(scores, marks, heights, width, node, other, reach, block):  # type
     return False
 
 
-@_compile
+@compile_bare
 def _goes_before(height, rival, other, score, row, unit):  # type: ignore
     """The higher first, of equals the earlier, then the lower unit."""
     return height > score or (height == score and (rival < row or (rival == row and other < unit)))

@@ -248,7 +248,7 @@ def _run_steps(line, rows, start, stop, taken, sizes, limits, graph, exclusion, 
             if found[spike, ROW] + first >= end:
                 continue  # only thought of, for the sake of those before it
             if count == spikes.shape[0]:
-                spikes = more_room(spikes)
+                spikes = more_room(spikes, count)
             spikes[count] = found[spike]
             spikes[count, ROW] += first
             count += 1
