@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,14 +21,6 @@ from esort.threads import map_in_threads
 
 __all__ = ["first_network", "learn_units"]
 
-logger = logging.getLogger(__name__)
-
-# Rounds that average at the labels only, and rounds that also take confident events: as few as possible,
-# for what one unit takes from its neighbour in one round it does not give back in the next.
-_CLAMPED_ROUNDS, _FREE_ROUNDS = 1, 2
-# Fewer labels than this may show another unit's spikes: units that find nothing typical with them are begun
-# again, with what the others leave at their labels, and all get more rounds.
-_FEW_LABELS, _MORE_ROUNDS = 5, 3
 # An event whose amplitude is outside is no example of its unit.
 _TYPICAL = (0.8, 1.25)
 # Confident events together count as much as all their number; each label counts as if it were this many more.
@@ -38,10 +30,41 @@ _MATCH_MS = 0.5
 # Fewer confident events than this are left out.
 _MIN_FREE = 4
 # Of an example of its unit no more than this is left, on average where the unit has this share of its power:
-# noise, or a share of the unit's own power while its footprint is poor.
+# noise, or of few labels a share of the unit's own power, for its footprint is poor.
 _MOST_LEFT, _MOST_SHARE, _LARGE = 1.6, 0.3, 0.05
+# What is left of a larger spike less far away looks like a smaller unit.
+_ALONE_MS = 1.0
 # In rows: smaller offsets between labels and events are noise.
 _LATE = 0.1
+
+
+@dataclass(frozen=True)
+class _Round:
+    """What one round of learning does.
+
+    Parameters
+    ----------
+    is_free : bool
+        Whether units may find spikes at labels of others, and learn from those they find besides their own.
+    begins_again : bool
+        Whether units that found nothing typical begin again, with what the others leave at their labels.
+    """
+
+    is_free: bool = True
+    begins_again: bool = False
+
+
+# As few as possible: what one unit takes from its neighbour in one round it does not give back in the next.
+_ROUNDS = (_Round(is_free=False), _Round(), _Round())
+# Fewer labels than `_FEW_LABELS` may show another unit's spikes more than the unit's own.
+_FEW_LABELS = 5
+_ROUNDS_OF_FEW = (
+    _Round(is_free=False),
+    _Round(),
+    _Round(begins_again=True),
+    _Round(),
+    _Round(),
+)
 
 
 def first_network(
@@ -86,28 +109,27 @@ def learn_units(
     layout, channels = recipe.layout, network.footprint_channels.numpy().copy()
     label_counts = labels.counts()
     few = label_counts < _FEW_LABELS
-    lost = np.zeros(len(few), dtype=bool)
     table = conflict_table(network)
-    num_rounds = _CLAMPED_ROUNDS + _FREE_ROUNDS + (_MORE_ROUNDS if few.any() else 0)
-    for round_ in range(num_rounds):
+    found_nothing = np.zeros(len(few), dtype=bool)
+    for round_ in _ROUNDS_OF_FEW if few.any() else _ROUNDS:
+        begun_again = few & found_nothing & round_.begins_again
         thresholds = score_thresholds(network.scorer().energies)
-        free = round_ >= _CLAMPED_ROUNDS
-        thresholds[lost] = np.inf  # others explain what they can at their labels
-        # At first nobody else may explain a labelled spike: units whose footprints are still poor would
-        # lose theirs to their neighbours.
+        thresholds[begun_again] = np.inf  # the others explain what they can, at their labels too
+        # A unit whose footprint is still poor would lose its labelled spikes to its neighbours.
         clamped = _events_of(labels)
-        left = whitened if free else residual(network, whitened, clamped)
+        left = whitened if round_.is_free else residual(network, whitened, clamped)
         events = explain(network, table, left, thresholds, exclusion_rows=layout.exclusion_rows)
-        if not free:
+        if not round_.is_free:
             events = _apart_from(events, labels, table, _MATCH_MS * layout.rate_hz / 1000)
         left = residual(network, left, events)
-        footprints, counts = _refine(network, left, events if free else clamped, labels, layout, free=free)
-        if lost.any():
+        examples = events if round_.is_free else clamped
+        alone = _far_from_larger(events, network, table, _ALONE_MS * layout.rate_hz / 1000)
+        free = alone if round_.is_free else None
+        footprints, counts = _refine(network, left, examples, labels, layout, free)
+        if begun_again.any():
             anew, channels_anew = first_footprints(left, labels, contact_positions_um, layout)
-            footprints[lost], channels[lost] = anew[lost], channels_anew[lost]
-        # A unit that has begun again has a round to find spikes with that.
-        may_begin_again = few & ~lost & free & (round_ < num_rounds - 2)
-        lost = may_begin_again & (counts <= label_counts)
+            footprints[begun_again], channels[begun_again] = anew[begun_again], channels_anew[begun_again]
+        found_nothing = counts <= label_counts
         network = recipe.network(footprints, channels, counts)
         table = conflict_table(network)
     return network, table
@@ -136,16 +158,36 @@ def _apart_from(events: Events, labels: RowLabels, table: ConflictTable, toleran
     return events.chosen(kept)
 
 
+def _far_from_larger(
+    events: Events, network: PursuitNetwork, table: ConflictTable, tolerance: float
+) -> np.ndarray:
+    """Tell which events have no event of a larger unit that they overlap with close by: (S,) booleans."""
+    energies = network.scorer().energies
+    order = np.argsort(events.time, kind="stable")
+    time, unit_index = events.time[order], events.unit_index[order]
+    first = np.searchsorted(time, events.time - tolerance)
+    last = np.searchsorted(time, events.time + tolerance, side="right")
+    alone = np.ones(len(events.time), dtype=bool)
+    for event in np.flatnonzero(last - first > 1):
+        own = events.unit_index[event]
+        near = unit_index[first[event] : last[event]]
+        larger = near[energies[near] > energies[own]]
+        alone[event] = not np.isin(larger, table.neighbours[own]).any()
+    return alone
+
+
 def _refine(
     network: PursuitNetwork,
     left: np.ndarray,
     events: Events,
     labels: RowLabels,
     layout: Layout,
-    *,
-    free: bool,
+    free: np.ndarray | None,
 ) -> tuple[torch.Tensor, np.ndarray]:
-    """Average each unit's events once all others are taken away."""
+    """Average each unit's events once all others are taken away.
+
+    Of those at none of its labels only the `free` ones, (S,) booleans, None: not at all.
+    """
     tolerance = _MATCH_MS * layout.rate_hz / 1000
 
     def refine_one(unit_index: int) -> tuple[torch.Tensor, float]:
@@ -158,14 +200,14 @@ def _refine(
         if len(missed):
             parts.append(windows_at(left, evenly(missed), channels, layout))
         examples = torch.cat(parts)
-        mean = examples.mean(dim=0) if free else typical(examples)
+        mean = typical(examples) if free is None else examples.mean(dim=0)
         count = float(len(examples))
-        if free:
-            others = np.setdiff1d(own, at_labels)
+        if free is not None:
+            others = np.setdiff1d(own[free[own]], at_labels)
             amplitude = events.amplitude[others]
             others = others[(amplitude > _TYPICAL[0]) & (amplitude < _TYPICAL[1])]
             rest, remains = _restored(left, events, evenly(others), footprint, channels, layout)
-            rest = rest[remains < _most_left(footprint)]
+            rest = rest[remains < _most_left(footprint, len(labels.of_unit(unit_index)))]
             if len(rest) >= _MIN_FREE:
                 anchored = count + _ANCHOR
                 mean = (mean * anchored + typical(rest) * len(rest)) / (anchored + len(rest))
@@ -178,8 +220,10 @@ def _refine(
     return torch.stack([mean for mean, _ in refined]), np.array([count for _, count in refined])
 
 
-def _most_left(footprint: torch.Tensor) -> float:
+def _most_left(footprint: torch.Tensor, num_labels: int) -> float:
     """Of an example of a unit no more than this is left on average where the unit is large."""
+    if num_labels >= _FEW_LABELS:
+        return _MOST_LEFT
     energy = footprint.square()
     return max(_MOST_LEFT, 1 + _MOST_SHARE * float(energy[energy > energy.max() * _LARGE].mean()))
 
