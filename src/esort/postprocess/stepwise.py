@@ -141,8 +141,6 @@ class StepwiseSolver:
         self._begin = first_row
         self._from = first_row  # row that the present epoch is solved from
         self._taken = NO_SPIKES  # since then, as far as they matter yet
-        self._exclusion = exclusion_samples
-        self._told = NO_SPIKES  # the last ones of the epoch before
         self._next = first_row // sizes.step * sizes.step  # step to be decided
 
     @property
@@ -193,7 +191,7 @@ class StepwiseSolver:
             until = min(upto // sizes.step * sizes.step, (start // sizes.epoch + 1) * sizes.epoch)
             if start % sizes.epoch == 0 and start > self._begin:
                 self._begin_epoch(start)
-            found.append(self._apart(self._run(start, until)))
+            found.append(self._run(start, until))
             self._next = until
         spikes = np.concatenate(found)
         sample = spikes[:, ROW] * self._stride + spikes[:, MOVED]
@@ -204,16 +202,8 @@ class StepwiseSolver:
     def _begin_epoch(self, start: int) -> None:
         """Find the spikes around the start of an epoch, knowing only `warm_up` rows before it."""
         self._from = max(start - self.sizes.warm_up, self._begin)
-        self._told = self._taken
         self._taken = NO_SPIKES
         self._run(self._from // self.sizes.step * self.sizes.step, start)
-
-    def _apart(self, spikes: np.ndarray) -> np.ndarray:
-        """Leave out what lies too close to a spike that the epoch before, which knew other rows, has told."""
-        told = self._told
-        near = np.abs(spikes[:, None, ROW] - told[None, :, ROW]) < self._exclusion
-        near &= spikes[:, None, UNIT] == told[None, :, UNIT]
-        return spikes[~near.any(axis=1)]
 
     def _run(self, start: int, stop: int) -> np.ndarray:
         """Spikes, (S, 6), of the steps from `start` to `stop`."""
