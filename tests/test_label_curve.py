@@ -52,7 +52,9 @@ def test_where_the_reference_makes_no_progress_nothing_is_compared():
     reference = np.array([0.8, 0.9, 0.9, 0.8, 0.9004, 0.95])
     ratios = labels_ratio(K, reference, K, reference)
     assert [one.bound for one in ratios] == ["", "", "plateau", "plateau", "plateau", ""]
-    assert [one.ratio for one in ratios] == pytest.approx([1, 1, math.nan, math.nan, math.nan, 1], nan_ok=True)
+    assert [one.ratio for one in ratios] == pytest.approx(
+        [1, 1, math.nan, math.nan, math.nan, 1], nan_ok=True
+    )
 
 
 def test_out_of_reach_is_a_lower_bound():

@@ -178,7 +178,10 @@ def test_models_can_be_an_axis(tmp_path):
         (["labels=5"], "varies labels: choose among its values by study.only or study.seeds, got labels=5"),
         (["seed=3"], "varies seed: choose among its values"),
         (["study.seeds=[]"], "study.seeds must be different whole numbers"),
-        (["study.only={labels:[7]}"], "study.only.labels must be one of 1, 2, 3, 5, 10, 20, 50, all, got '7'"),
+        (
+            ["study.only={labels:[7]}"],
+            "study.only.labels must be one of 1, 2, 3, 5, 10, 20, 50, all, got '7'",
+        ),
         (["study.peers=[klusta]"], "study.peers must be one of lupin"),
         (["noise.level_uv=-1"], "expected level_uv between 0 and 1000 uV, got -1"),
         (["+study.axes.noise=[loud]"], "loud"),

@@ -41,8 +41,8 @@ def run_training(config: DictConfig) -> float:
 
 def run_sorting(config: DictConfig) -> float | None:
     """Run one sorting, or one job of a sweep."""
-    from esort.sort_run import sort
     from esort.runs import one_line_errors
+    from esort.sort_run import sort
 
     return one_line_errors(sort)(config)
 
