@@ -15,7 +15,7 @@ from esort.pursuit.calibration import calibrate_scores
 from esort.pursuit.coincidence import count_remains
 from esort.pursuit.examples import RowLabels
 from esort.pursuit.explain import Events, explain
-from esort.pursuit.injection import distance, inject, typical_amplitude
+from esort.pursuit.injection import distance, inject
 from esort.pursuit.overlaps import conflict_table
 from esort.pursuit.scorer import score_thresholds
 
@@ -136,25 +136,6 @@ def test_traces_without_a_spike():
     found = calibrated(network, traces, nothing)
     assert not found.sortable.any()
     assert np.isfinite(found.thresholds).all()
-
-
-@pytest.mark.parametrize("true_amplitude", [0.8, 0.95, 1.1])
-def test_the_typical_amplitude_of_spikes_that_were_cut_off(true_amplitude):
-    rng = np.random.default_rng(0)
-    energy, least = 20.0, 0.95
-    amplitudes = rng.normal(true_amplitude, 1 / np.sqrt(energy), 1000)
-    seen = amplitudes[amplitudes >= least]
-    assert seen.mean() > true_amplitude + 0.05
-    # The labels say more than is true.
-    found = typical_amplitude(seen, least, true_amplitude + 0.2, energy)
-    assert found == pytest.approx(true_amplitude, abs=0.06)
-
-
-def test_the_typical_amplitude_without_events_is_that_of_the_labels():
-    assert typical_amplitude(np.zeros(0), 0.6, 0.9, 100.0) == pytest.approx(0.9, abs=0.06)
-    # Labels that were not found, or of something else.
-    assert 0.5 <= typical_amplitude(np.zeros(0), 0.6, 0.0, 100.0) <= 0.7
-    assert typical_amplitude(np.array([5.0]), 0.6, 3.0, 100.0) <= 1.3
 
 
 def answers_of(network, traces, amplitudes):

@@ -10,10 +10,11 @@ import numpy as np
 from esort.calibration import MIN_ACCURACY, Calibration
 from esort.detector import UnitTables
 from esort.postprocess import ConflictTable
+from esort.pursuit.amplitudes import fit_amplitudes
 from esort.pursuit.coincidence import count_remains
 from esort.pursuit.examples import RowLabels
 from esort.pursuit.explain import Events, excess, explain, residual
-from esort.pursuit.injection import Answers, distance, inject, typical_amplitude
+from esort.pursuit.injection import Answers, distance, inject
 from esort.pursuit.matching import match_events
 from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.overlaps import conflict_table
@@ -54,7 +55,8 @@ def calibrate_scores(
 
     *False events:* noise is as often upside down as not and then holds no spike, so what is found in it is
     false; so is a unit that answers to a spike of another unit that was put into the traces, what a unit
-    finds beside larger spikes beyond chance, and what it finds in addition once others are left out.
+    finds beside larger spikes beyond chance, what resembles spikes of neurons too far away to be units, and
+    what it finds in addition once others are left out.
     *Spikes that are missed:* the typical amplitude of a unit's spikes is estimated from the events that reach
     its least threshold, knowing that smaller ones were cut off, and spikes of that size are put in. How many
     spikes a unit has is what makes true, false and missed ones together the events that are there. Events at
@@ -83,21 +85,25 @@ def calibrate_scores(
     seconds = whitened.shape[1] / layout.rate_hz
     recalled, at_evidence, at_labels = _apart(events, labels, energies, _MATCH_MS * layout.rate_hz / 1000)
     evidence = events.chosen(at_evidence)
-    amplitudes = np.array(
-        [
-            typical_amplitude(
-                evidence.score[evidence.of_unit(unit_index)] / max(energy, 1e-9) + 0.5,
-                base[unit_index] / max(energy, 1e-9) + 0.5,
-                at_labels[unit_index],
-                energy,
-            )
-            for unit_index, energy in enumerate(energies)
-        ]
-    )
+    # The score of an amplitude a is (a - 1/2) times the energy, which may be 0.
+    whole = np.maximum(energies, 1e-9)
+    least = base / whole + 0.5
+    sizes = [
+        fit_amplitudes(
+            evidence.score[evidence.of_unit(unit_index)] / energy + 0.5,
+            least[unit_index],
+            at_labels[unit_index],
+            energy,
+        )
+        for unit_index, energy in enumerate(whole)
+    ]
+    amplitudes = np.array([size.typical for size in sizes])
     answers = inject(network, table, whitened, events, base, amplitudes, layout)
 
     grid = np.maximum(_SHARES * energies[:, None] / 2, base[:, None])  # (U, K)
     found = _counts(evidence.unit_index, evidence.score, grid)  # (U, K)
+    of_grid = grid / whole[:, None] + 0.5
+    far = np.stack([size.far_above(row) for size, row in zip(sizes, of_grid, strict=True)])
     labelled = recalled * labels.counts()
     remains = count_remains(
         events,
@@ -109,7 +115,7 @@ def calibrate_scores(
         rate_hz=layout.rate_hz,
     )
     num_spikes, false, recall = _spikes_of(
-        answers, grid, found, _counts(noise.unit_index, noise.score, grid), remains, labelled
+        answers, grid, found, _counts(noise.unit_index, noise.score, grid), np.maximum(remains, far), labelled
     )
 
     told = (recalled >= _LEAST_RECALL) & (energies >= _LEAST_NORM**2)  # (U,)

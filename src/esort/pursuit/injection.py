@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import log_ndtr
 
 from esort.postprocess import ConflictTable
 from esort.pursuit.explain import Events, explain, residual
@@ -15,7 +14,7 @@ from esort.pursuit.network import PursuitNetwork
 if TYPE_CHECKING:
     from esort.pursuit.recipe import Layout
 
-__all__ = ["Answers", "distance", "inject", "typical_amplitude"]
+__all__ = ["Answers", "distance", "inject"]
 
 # Spikes put in for each unit: they add a sixth to the spikes of a busy recording.
 _NUM_SPIKES = 60
@@ -23,11 +22,6 @@ _NUM_SPIKES = 60
 _APART_MS = 2.5
 # Of a spike that was put in and the event that it causes.
 _MATCH_MS = 0.5
-# Amplitudes that are tried; labels tell the typical one so well, and spikes of a unit differ by so much.
-_AMPLITUDES = np.linspace(0.5, 1.4, 91)
-_OF_LABELS, _LABELS_WITHIN, _SPREAD = 0.15, (0.6, 1.2), 0.05
-# Larger ones are spikes of another unit.
-_LARGEST = 1.7
 # Multiples of these are spread evenly whatever their number, and never in step with each other.
 _GOLDEN, _PLASTIC = 0.6180339887498949, 0.7548776662466927
 
@@ -116,36 +110,6 @@ def inject(
         false_unit=after.unit_index[false_at],
         false_score=after.score[false_at],
     )
-
-
-def typical_amplitude(amplitudes: np.ndarray, least: float, at_labels: float, energy: float) -> float:
-    """Likeliest amplitude of a unit's spikes when only those above a limit were seen.
-
-    A normal distribution cut off at the limit, its width that of noise; the labels' amplitude is what one
-    would think beforehand. Labels alone say too much: a footprint contains their noise.
-
-    Parameters
-    ----------
-    amplitudes : float array, shape (S,)
-        Of the unit's events, in units of its footprint.
-    least : float
-        The limit.
-    at_labels : float
-        Amplitude of the labelled spikes.
-    energy : float
-        Of the unit's detector; its inverse is the variance of an amplitude by noise.
-
-    Returns
-    -------
-    float
-        From 0.5 to 1.4.
-    """
-    width = np.sqrt(1 / max(energy, 1e-9) + _SPREAD**2)
-    seen = amplitudes[amplitudes < _LARGEST][:, None]
-    beforehand = (_AMPLITUDES - np.clip(at_labels, *_LABELS_WITHIN)) / _OF_LABELS
-    likelihood = -0.5 * beforehand**2 - 0.5 * np.square((seen - _AMPLITUDES) / width).sum(axis=0)
-    likelihood -= len(seen) * log_ndtr((_AMPLITUDES - least) / width)
-    return float(_AMPLITUDES[likelihood.argmax()])
 
 
 def distance(time: np.ndarray, others: np.ndarray) -> np.ndarray:
