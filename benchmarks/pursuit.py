@@ -223,6 +223,8 @@ def measure_long(*, num_units=300, num_neighbours=40, rate_hz=3.0, duration_s=50
         2, num_units=num_units, num_neighbours=num_neighbours, num_rows=int(2 * ROW_RATE_HZ), rate_hz=rate_hz
     )
     table = pursuit.table()
+    halves = np.array_split(pursuit.scores, 2)
+    parts = [np.ascontiguousarray(half.T).T for half in halves]  # as a network gives them
     step = round(0.005 * ROW_RATE_HZ)  # 5 ms, as `esort.pursuit.detector` has it
     sizes = StepSizes(
         step=step, ahead=step, behind=round(0.001 * ROW_RATE_HZ), epoch=200 * step, warm_up=10 * step
@@ -240,10 +242,8 @@ def measure_long(*, num_units=300, num_neighbours=40, rate_hz=3.0, duration_s=50
             stride=STRIDE,
         )
         count = 0
-        half = len(pursuit.scores) // 2
         for second in range(seconds):
-            part = pursuit.scores[half:] if second % 2 else pursuit.scores[:half]
-            count += len(solver.push(part))
+            count += len(solver.push(parts[second % 2]))
         return count + len(solver.finish())
 
     decide(1)  # compile, load, put the kernels into fixed point

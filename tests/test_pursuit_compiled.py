@@ -1,11 +1,13 @@
 """The compiled sums against NumPy, and to the bit the same wherever a block begins."""
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esort.pursuit.compiled import decimate, fir_bank, mix, scores_of
+from esort.pursuit.vectors import LANES, columns_tile
 
 
 def bank(lines, taps):
@@ -136,3 +138,20 @@ def test_non_contiguous_traces():
     taps, gains = symmetric(rng, 5), np.ones(40, dtype=np.float32)
     found = decimate(traces, taps, taps, 2, gains)
     np.testing.assert_array_equal(found, decimate(traces.copy(), taps, taps, 2, gains))
+
+
+def test_columns_of_a_matrix():
+    """A vector of rows times three of five columns of the second of two matrices."""
+    rng = np.random.default_rng(0)
+    lines = rng.standard_normal((7, LANES)).astype(np.float32)
+    weights = rng.standard_normal((2, 7, 5)).astype(np.float32)
+    found = np.full((5, LANES), np.nan, dtype=np.float32)
+    tile = columns_tile(3)
+
+    @numba.njit
+    def call(lines, weights, found):
+        tile(lines, 0, weights, 7 * 5 + 1, 5, 7, found, LANES)
+
+    call(lines, weights, found)
+    np.testing.assert_allclose(found[1:4], weights[1, :, 1:4].T @ lines, atol=1e-5)
+    assert np.isnan(found[[0, 4]]).all()

@@ -8,11 +8,11 @@ Shapes: C channels, F filters, U units, G shifts, D depths, H channels of a unit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numba
 import numpy as np
 
+from esort.pursuit.large_events import NUM_ROWS, ROWS_BEFORE, SHIFTS_TOGETHER, add_events
 from esort.pursuit.missing import learned_noise
 from esort.pursuit.moving import interpolation
 from esort.pursuit.scorer import PursuitScorer, scorer_of
@@ -25,26 +25,20 @@ __all__ = ["SHIFTS_UM", "CellEvidence", "MotionEvidence"]
 SHIFTS_UM = np.arange(-60.0, 61.0, 5.0)
 """Shifts that are tried, (G,)."""
 
-# An event is so many noise levels high, and the largest this far around it.
-_LEAST_HEIGHT = 7.0
-_PEAK_ROWS, _PEAK_UM = 8, 75.0
+# An event is the largest this far around it.
+_PEAK_UM = 75.0
 # Where the centre of a unit may be from the peak of its spike, once moved: along the probe, and across it.
 _REACH_UM, _SIDE_UM = 95.0, 120.0
-# Rows around the peak, and before it, in which a unit's best score is looked for.
-_NUM_ROWS, _ROWS_BEFORE = 8, 3
-# Units that an event may be of: those that score most at these of the shifts.
-_NUM_LIKELY, _COARSE = 3, [4, 8, 12, 16, 20]
+# Shifts that tell which units an event may be of.
+_COARSE = [4, 8, 12, 16, 20]
 # Channels on which the score of a shift is computed: fewer do not hold a wide unit that has moved, and pull
 # every estimate towards 0.
 _NUM_CHANNELS = 16
-# A smaller score, also as part of the unit's energy, is noise or another unit.
-_LEAST_SCORE, _LEAST_PART = 10.0, 0.1
 # More events of a cell and window cost time and gain nothing.
 _MOST_EVENTS = 8
 # Distance and width of the windows over depth that may move apart.
 _WINDOW_UM, _WINDOW_WIDTH_UM = 200.0, 150.0
-
-_compile: Any = numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")
+assert len(SHIFTS_UM) % SHIFTS_TOGETHER == len(_COARSE) % SHIFTS_TOGETHER == 0
 
 
 class CellEvidence(NamedTuple):
@@ -83,7 +77,7 @@ class MotionEvidence:
             np.ascontiguousarray(bank[:, :, _COARSE]),
             channels,
             network.energies,
-            np.ascontiguousarray(network.filters.T),  # (Lb, F)
+            network.filters,
             network.filter_before,
             (1 / noise).astype(np.float32),
             _lists(distance <= _PEAK_UM),
@@ -95,12 +89,12 @@ class MotionEvidence:
     @property
     def rows_behind(self) -> int:
         """Rows of scores before an event's that its evidence looks at, also at the end of a cell."""
-        return max(_ROWS_BEFORE, _NUM_ROWS - self.rows_ahead)
+        return max(ROWS_BEFORE, NUM_ROWS - self.rows_ahead)
 
     @property
     def rows_ahead(self) -> int:
         """Rows of scores behind an event's that its evidence looks at."""
-        return _NUM_ROWS - _ROWS_BEFORE - 1
+        return NUM_ROWS - ROWS_BEFORE - 1
 
     def empty(self) -> CellEvidence:
         """No evidence yet."""
@@ -123,7 +117,9 @@ class MotionEvidence:
         first, last : int
             In [0, n].
         """
-        _add(evidence.total, evidence.quota, np.ascontiguousarray(filtered), first, last, *self._constant)
+        add_events(
+            evidence.total, evidence.quota, np.ascontiguousarray(filtered), first, last, *self._constant
+        )
 
 
 def _centres(network: PursuitScorer, positions: np.ndarray) -> np.ndarray:
@@ -168,108 +164,3 @@ def _lists(related: np.ndarray) -> np.ndarray:
     for row, columns in enumerate(map(np.flatnonzero, related)):
         lists[row, : len(columns)] = columns
     return lists
-
-
-@_compile
-def _add(evidence, quota, filtered, first, last, *constant):  # type: ignore
-    bank, coarse, channels, energies, filters, before, scale, near, units, weights, region = constant
-    length, num_filters = filters.shape  # (Lb, F)
-    num_rows = filtered.shape[1] - length + 1
-    if num_rows < _NUM_ROWS:
-        return
-    windows = np.empty((filtered.shape[0] * _NUM_ROWS, length), dtype=np.float32)
-    seen = np.empty((_NUM_ROWS, channels.shape[1] * num_filters), dtype=np.float32)
-    place = np.empty(filtered.shape[0], dtype=np.int64)
-    known = np.zeros(filtered.shape[0], dtype=np.int64)
-    best = np.empty(bank.shape[2], dtype=np.float32)
-    likely = np.zeros(_NUM_LIKELY, dtype=np.int64)
-    event = 0
-    for row in range(first, last):
-        for channel in range(filtered.shape[0]):
-            if quota[region[channel]] == 0 or not _is_peak(filtered, row + before, channel, scale, near):
-                continue
-            quota[region[channel]] -= 1
-            event += 1
-            low = min(max(row - _ROWS_BEFORE, 0), num_rows - _NUM_ROWS)
-            count = 0
-            for unit in units[channel]:
-                if unit < 0:
-                    break
-                for member in channels[unit]:
-                    if known[member] != event:
-                        known[member], place[member] = event, count
-                        for at in range(_NUM_ROWS):
-                            windows[count + at] = filtered[member, low + at : low + at + length]
-                        count += _NUM_ROWS
-            features = np.dot(windows[:count], filters)  # (m K, F)
-            best[:] = 0
-            found = _likeliest(units[channel], channels, place, features, coarse, energies, likely)
-            for unit in likely[:found]:
-                for number in range(channels.shape[1]):
-                    start = place[channels[unit, number]]
-                    for at in range(_NUM_ROWS):
-                        for filter_ in range(num_filters):
-                            seen[at, number * num_filters + filter_] = features[start + at, filter_]
-                scores = np.dot(seen, bank[unit])  # (K, G)
-                half, least = energies[unit] / 2, max(_LEAST_SCORE, _LEAST_PART * energies[unit])
-                for at in range(_NUM_ROWS):
-                    for shift in range(best.size):
-                        score = scores[at, shift] - half
-                        if score >= least and score > best[shift]:
-                            best[shift] = score
-            # What does not fit grows with a spike: the largest would decide alone.
-            share = 1 / np.sqrt(max(best.max(), _LEAST_SCORE))
-            for window in range(evidence.shape[0]):
-                for shift in range(best.size):
-                    evidence[window, shift] += weights[channel, window] * share * best[shift]
-
-
-@_compile
-def _is_peak(filtered, column, channel, scale, near):  # type: ignore
-    height = abs(filtered[channel, column]) * scale[channel]
-    if not height >= _LEAST_HEIGHT:
-        return False
-    first, last = max(column - _PEAK_ROWS, 0), min(column + _PEAK_ROWS + 1, filtered.shape[1])
-    for place in range(near.shape[1]):
-        other = near[channel, place]
-        if other < 0:
-            break
-        for at in range(first, last):
-            beside = abs(filtered[other, at]) * scale[other]
-            if beside > height or (beside == height and (at < column or (at == column and other < channel))):
-                return False
-    return True
-
-
-@_compile
-def _likeliest(units, channels, place, features, coarse, energies, likely):  # type: ignore
-    """Choose the units that score most at some shifts and rows; return how many."""
-    heights = np.full(likely.size, -1e30, dtype=np.float32)
-    found = 0
-    for unit in units:
-        if unit < 0:
-            break
-        highest = np.float32(-1e30)
-        for at in range(_ROWS_BEFORE - 1, _ROWS_BEFORE + 3, 2):
-            a = b = c = d = e = np.float32(0)
-            for number in range(channels.shape[1]):
-                start = place[channels[unit, number]]
-                for filter_ in range(features.shape[1]):
-                    feature = features[start + at, filter_]
-                    line = coarse[unit, number * features.shape[1] + filter_]
-                    a += feature * line[0]
-                    b += feature * line[1]
-                    c += feature * line[2]
-                    d += feature * line[3]
-                    e += feature * line[4]
-            highest = max(highest, a, b, c, d, e)
-        highest -= energies[unit] / 2
-        found = min(found + 1, likely.size)
-        rank = found - 1
-        if highest <= heights[rank]:
-            continue
-        while rank > 0 and heights[rank - 1] < highest:
-            heights[rank], likely[rank] = heights[rank - 1], likely[rank - 1]
-            rank -= 1
-        heights[rank], likely[rank] = highest, unit
-    return found

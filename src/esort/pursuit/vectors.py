@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-__all__ = ["LANES", "fir_tile", "mix_tile", "symmetric_tile"]
+__all__ = ["LANES", "columns_tile", "fir_tile", "mix_tile", "symmetric_tile"]
 
 LANES = 8
 """Numbers in a vector."""
@@ -68,6 +68,30 @@ def mix_tile(num_vectors: int) -> Any:
                 code.add_product(total, code.load(lines, start, LANES * vector), weight)
         for vector, total in enumerate(sums):
             code.store(total, result, out, LANES * vector)
+
+    return _compiled(body)
+
+
+def columns_tile(num_columns: int) -> Any:
+    """One vector of rows times some columns of a matrix.
+
+    Returns
+    -------
+    compiled function
+        ``(lines, line, weights, weight, width, num_terms, result, out)``: vectors from ``line`` on, one after
+        the other, times the rows of a matrix of some ``width``, of which the columns begin at ``weight``; a
+        vector for each column to ``out``.
+    """
+
+    def body(code, lines, line, weights, weight, width, num_terms, result, out):  # type: ignore
+        sums = [code.new_sum() for _ in range(num_columns)]
+        with code.loop(code.place(0), num_terms) as term:
+            value = code.load(lines, code.add(line, code.times(term, LANES)))
+            start = code.add(weight, code.times(term, width))
+            for column, total in enumerate(sums):
+                code.add_product(total, value, code.spread(weights, code.add(start, code.place(column))))
+        for column, total in enumerate(sums):
+            code.store(total, result, out, LANES * column)
 
     return _compiled(body)
 
