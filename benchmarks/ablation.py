@@ -27,6 +27,8 @@ from speed import LABELS, PROBES, ROOT, STARTUP_S, binary_file, learn, open_file
 from esort.files import write_json
 from esort.inference import BLOCK_S, output_blocks
 from esort.pursuit.compiled import decimate, fir_bank
+from esort.pursuit.evidence import MotionEvidence
+from esort.pursuit.mixing import SparseRows
 from esort.simulation import Simulation
 from esort.sorter import Sorter
 from esort.threads import one_thread_each
@@ -86,7 +88,7 @@ def running_sums(lines, taps, result):
 
 def stages(sorter, prepared):
     """Yield (stage, variant, whether it is used, function of a block's first sample)."""
-    network = sorter.network
+    defined, network = sorter.network, sorter.scorer
     before = network.peak_offset_samples
     after = network.window_samples - before - 1
     length = round(BLOCK_S * prepared.sampling_frequency) // network.stride * network.stride
@@ -105,10 +107,12 @@ def stages(sorter, prepared):
             held[start] = np.array(raw), gains, traces, reduced, white, network.features(white)
         return held[start]
 
-    taps = network.filters.numpy()
+    taps = network.filters
     bandpass, nothing = network.bandpass, np.ones(1, dtype=np.float32)
-    heads = network._dense_heads().flatten(1)
-    whitening = network.whitening
+    heads = torch.from_numpy(network.dense_heads()).flatten(1)
+    resting = network.resting_whitening()
+    whitening, sparse_whitening = torch.from_numpy(resting), SparseRows(resting)
+    evidence = MotionEvidence(network)
     bank = torch.from_numpy(taps)[:, None]
 
     def sums(start):
@@ -118,7 +122,7 @@ def stages(sorter, prepared):
 
     def features_then_heads(start):
         features = network.features(block(start)[4])
-        return network._sparse_heads() @ features.reshape(-1, features.shape[2])
+        return network.sparse_heads() @ features.reshape(-1, features.shape[2])
 
     yield "reading", "µV, by SpikeInterface", False, lambda start: prepared.traces(*samples(start))
     yield "reading", "integers as stored", True, lambda start: prepared.stored(*samples(start))
@@ -143,7 +147,7 @@ def stages(sorter, prepared):
         False,
         lambda start: whitening @ torch.from_numpy(block(start)[3]),
     )
-    yield "whitening", "sparse sums", True, lambda start: network._sparse["whitening"] @ block(start)[3]
+    yield "whitening", "sparse sums", True, lambda start: sparse_whitening @ block(start)[3]
     yield (
         "filter bank",
         "conv1d of PyTorch",
@@ -169,9 +173,17 @@ def stages(sorter, prepared):
         "network",
         "as it is defined, by PyTorch",
         False,
-        lambda start: network(torch.from_numpy(block(start)[2])[None]),
+        lambda start: defined(torch.from_numpy(block(start)[2])[None]),
     )
     yield "network", "all of the above", True, lambda start: network.outputs(*block(start)[:2])
+    yield (
+        "motion",
+        "evidence of large spikes",
+        True,
+        lambda start: evidence.add(
+            evidence.empty(), block(start)[3], 0, block(start)[3].shape[1] - taps.shape[1] + 1
+        ),
+    )
 
 
 def measured(sorter, recording):
@@ -194,7 +206,7 @@ def measured(sorter, recording):
                 | {"ms_per_s": 1000 * float(np.median(times[1:])) / BLOCK_S}
             )
             print(f"{stage:<16} {variant:<34} {rows[-1]['ms_per_s']:8.2f} ms per s", flush=True)
-        blocks = list(output_blocks(sorter.network, prepared, 0, starts[-1], num_workers=1))
+        blocks = list(output_blocks(sorter.scorer, prepared, 0, starts[-1], num_workers=1))
         for variant, used, detector in (
             ("each unit alone", False, competing(sorter, False)),
             ("with competition", True, competing(sorter, True)),
