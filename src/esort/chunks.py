@@ -91,7 +91,7 @@ class ChunkFolder:
         self.clear()
 
     def load(self, start_sample: int) -> Spikes | None:
-        """Spikes of a finished chunk.
+        """Spikes of a finished chunk, of which all that it holds is looked at.
 
         Raises
         ------
@@ -100,8 +100,8 @@ class ChunkFolder:
         """
         if not self._path(start_sample).is_file():
             return None
-        columns = self._arrays(start_sample, tuple(_COLUMNS))
-        return Spikes(*columns.values())
+        columns = self._arrays(start_sample, tuple(_COLUMNS), and_the_others=True)
+        return Spikes(*(columns[name] for name in _COLUMNS))
 
     def save(
         self,
@@ -182,7 +182,12 @@ class ChunkFolder:
         return self.folder / "note.json"
 
     def _arrays(
-        self, start_sample: int, names: tuple[str, ...], *, optional: bool = False
+        self,
+        start_sample: int,
+        names: tuple[str, ...],
+        *,
+        optional: bool = False,
+        and_the_others: bool = False,
     ) -> dict[str, np.ndarray]:
         """Arrays of a chunk, of the types and shapes in which they were kept; nothing where all may lack.
 
@@ -196,7 +201,8 @@ class ChunkFolder:
             with np.load(path, allow_pickle=False) as stored:
                 if optional and not set(names) & set(stored.files):
                     return {}
-                arrays = {name: stored[name] for name in names}  # a damaged one fails here
+                wanted = dict.fromkeys([*names, *stored.files]) if and_the_others else names
+                arrays = {name: stored[name] for name in wanted}  # a damaged one fails here
             sizes = {"ends": 2, "axes": 2}
             for name, array in arrays.items():
                 dtype, *axes = _KEPT[name]
