@@ -62,6 +62,7 @@ def commands(page):
     return [shlex.split(line) for _, code in blocks(page, "") for line in code.splitlines() if line]
 
 
+@pytest.mark.slow
 def test_exports_page(desk):
     for _, script, *overrides in commands("exports.md"):
         if script == "sort.py":

@@ -139,6 +139,7 @@ def test_phylib_opens_the_folder(made, recorded):
     assert model.metadata["snr"][2] == pytest.approx(snr.iloc[3])
 
 
+@pytest.mark.slow
 def test_phy_gets_a_copy_of_traces_that_are_no_flat_file(recorded, tmp_path):
     part = recorded[0].frame_slice(0, 100_000).select_channels(recorded[0].channel_ids[::-1])
     spikes = recorded[1][recorded[1]["sample_index"] < 99_000]

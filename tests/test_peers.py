@@ -43,6 +43,7 @@ def needs_peers(test):
     return pytest.mark.skipif(missing, reason="needs esort[peers]")(test)
 
 
+@pytest.mark.slow
 @needs_peers
 def test_a_real_sorter_on_a_stretch(simulated, tmp_path, capfd):
     recording, truth = simulated

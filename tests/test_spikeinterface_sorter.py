@@ -244,6 +244,7 @@ def jobs(recording, checkpoint, folder):
     ]
 
 
+@pytest.mark.slow
 def test_spikeinterface_s_joblib_engine(trained, recording, tmp_path):
     found = sorters.run_sorter_jobs(
         jobs(recording, trained.checkpoint, tmp_path),

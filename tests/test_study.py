@@ -74,6 +74,7 @@ def test_the_command_is_noted_without_where_it_ran(done):
     assert content["runs"] == {"done": 2, "skipped": 1}
 
 
+@pytest.mark.slow
 def test_what_is_done_is_found_again_and_only_the_rest_is_run(done, trained, tmp_path):
     folder = tmp_path / "again"
     shutil.copytree(done[0], folder)
@@ -90,6 +91,7 @@ def test_what_is_done_is_found_again_and_only_the_rest_is_run(done, trained, tmp
             assert old[key] == new[key], key
 
 
+@pytest.mark.slow
 def test_half_a_run_of_other_code_is_not_gone_on_with(done, trained, tmp_path):
     folder = tmp_path / "other"
     shutil.copytree(done[0], folder)
@@ -201,6 +203,7 @@ def test_a_recording_without_a_truth_is_refused(trained, tmp_path):
     assert "a study scores against the truth: give recording.ground_truth=FOLDER" in ended.error_line()
 
 
+@pytest.mark.slow
 def test_a_study_of_a_recording_on_disk(trained, tmp_path):
     paths = [f"recording.path={trained.run['recording']}/recording"]
     paths += [f"recording.ground_truth={trained.run['recording']}/sorting"]
@@ -211,6 +214,7 @@ def test_a_study_of_a_recording_on_disk(trained, tmp_path):
     assert (row["start_sample"], row["stop_sample"]) == ("160000", "320000")
 
 
+@pytest.mark.slow
 def test_nothing_to_score_is_said(tmp_path):
     silent = [f"+recording.target.rate_{kind}_hz=0.01" for kind in ("excitatory", "inhibitory")]
     overrides = [*SIZES, *silent, "study.only={labels:[5],training:[scratch]}", "study.seeds=[0]"]

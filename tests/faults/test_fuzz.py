@@ -138,7 +138,7 @@ EXTRACTOR = {
 }
 # How many of 100 000 each gets.
 SHARES = {
-    "checkpoint": 39_000,
+    "checkpoint": 39_500,
     "header": 12_000,
     "card": 12_000,
     "dense_card": 1_500,

@@ -87,6 +87,7 @@ def test_too_little_is_refused_before_long_work(trained_pursuit, tmp_path):
     assert not (tmp_path / "out" / "sorting").exists()
 
 
+@pytest.mark.slow
 def test_a_run_in_an_address_space_of_the_limit_ends_with_the_same_spikes(trained_pursuit, tmp_path):
     max_gb = 1.0
     allowed = round(max_gb * 1e9) + ADDRESS_SPACE_BYTES
