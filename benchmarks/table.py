@@ -26,6 +26,13 @@ def rows():
             shorter(accuracy["command"]),
         )
     yield from speed_rows(json.loads((RESULTS / "speed.json").read_text()))
+    latency = json.loads((RESULTS / "latency.json").read_text())
+    yield (
+        f"from a spike's block of 10 ms to its report, beyond the {latency['algorithmic_ms']:.0f} ms that a decision "
+        f"takes, {latency['num_units']} units",
+        f"p50 {latency['delay_ms']['p50']:.1f} ms, **p99 {latency['delay_ms']['p99']:.1f} ms**",
+        "python benchmarks/latency.py",
+    )
     postprocess = json.loads((RESULTS / "postprocess.json").read_text())
     yield from postprocess_rows(postprocess)
 
