@@ -28,8 +28,8 @@ def rows():
     yield from speed_rows(json.loads((RESULTS / "speed.json").read_text()))
     latency = json.loads((RESULTS / "latency.json").read_text())
     yield (
-        f"from a spike's block of 10 ms to its report, beyond the {latency['algorithmic_ms']:.0f} ms that a decision "
-        f"takes, {latency['num_units']} units",
+        f"from a spike's block of 10 ms to its report, beyond the {latency['algorithmic_ms']:.0f} ms that a "
+        f"decision takes, {latency['num_units']} units",
         f"p50 {latency['delay_ms']['p50']:.1f} ms, **p99 {latency['delay_ms']['p99']:.1f} ms**",
         "python benchmarks/latency.py",
     )
