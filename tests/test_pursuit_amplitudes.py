@@ -60,3 +60,11 @@ def test_a_large_unit_has_no_far_neurons():
     """Its own amplitudes differ by more than noise."""
     seen = np.concatenate([own_spikes(200, 1.0, 1e4, 0.6), far_spikes(300, 0.15, 0.6)])
     assert fit_amplitudes(seen, 0.6, 1.0, 1e4).num_far == 0
+
+
+def test_where_the_tissue_moved_or_most_are_its_own_none_is_far():
+    seen = np.concatenate([own_spikes(200, 1.0, 150.0, 0.6), far_spikes(300, 0.1, 0.6)])
+    assert fit_amplitudes(seen, 0.6, 1.0, 150.0).num_far > 250
+    assert fit_amplitudes(seen, 0.6, 1.0, 150.0, moved=True).num_far == 0
+    fewer = np.concatenate([own_spikes(400, 1.0, 150.0, 0.6), far_spikes(200, 0.1, 0.6)])
+    assert fit_amplitudes(fewer, 0.6, 1.0, 150.0).num_far == 0

@@ -19,6 +19,8 @@ _SCALES = np.geomspace(0.04, 0.4, 12)
 # In noise levels: they do not resemble larger units, whose own amplitudes differ by more than noise.
 _FAR_BELOW = 25.0
 _ROUNDS = 12
+# Where more of the events are its own the others may be too: drift makes them differ.
+_MOST_OWN = 0.5
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ class Amplitudes:
         return self.num_far * np.exp(-np.maximum(amplitude - self.least, 0) / self.scale)
 
 
-def fit_amplitudes(amplitudes: np.ndarray, least: float, at_labels: float, energy: float) -> Amplitudes:
+def fit_amplitudes(
+    amplitudes: np.ndarray, least: float, at_labels: float, energy: float, *, moved: bool = False
+) -> Amplitudes:
     """Likeliest amplitude of a unit's spikes when only those above a limit were seen.
 
     A normal distribution cut off at the limit, its width that of noise; the labels' amplitude is what one
@@ -64,6 +68,8 @@ def fit_amplitudes(amplitudes: np.ndarray, least: float, at_labels: float, energ
         Amplitude of the labelled spikes.
     energy : float
         Of the unit's detector; its inverse is the variance of an amplitude by noise.
+    moved : bool
+        Whether the tissue moved, by which a unit's own amplitudes differ: none is taken for a far neuron's.
 
     Returns
     -------
@@ -77,7 +83,7 @@ def fit_amplitudes(amplitudes: np.ndarray, least: float, at_labels: float, energ
     own -= log_ndtr((_TRIED - least) / width)  # (S, A), log density
     alone = beforehand + own.sum(axis=0)
     best = Amplitudes(float(_TRIED[alone.argmax()]), 0.0, 1.0, least)
-    if energy >= _FAR_BELOW**2 or len(seen) == 0:
+    if moved or energy >= _FAR_BELOW**2 or len(seen) == 0:
         return best
     highest = alone.max() + np.log(len(seen))  # two more parameters must pay
     density = np.exp(own)
@@ -91,7 +97,7 @@ def fit_amplitudes(amplitudes: np.ndarray, least: float, at_labels: float, energ
         both = share * density + (1 - share) * far
         likelihood = beforehand + np.log(np.maximum(both, 1e-300)).sum(axis=0)
         at = likelihood.argmax()
-        if likelihood[at] > highest:
+        if likelihood[at] > highest and share[at] < _MOST_OWN:
             highest = likelihood[at]
             best = Amplitudes(float(_TRIED[at]), float((1 - share[at]) * len(seen)), float(scale), least)
     return best

@@ -94,6 +94,7 @@ def calibrate_scores(
             least[unit_index],
             at_labels[unit_index],
             energy,
+            moved=network.moved,
         )
         for unit_index, energy in enumerate(whole)
     ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
@@ -32,39 +30,18 @@ _MIN_FREE = 4
 # Of an example of its unit no more than this is left, on average where the unit has this share of its power:
 # noise, or of few labels a share of the unit's own power, for its footprint is poor.
 _MOST_LEFT, _MOST_SHARE, _LARGE = 1.6, 0.3, 0.05
-# What is left of a larger spike less far away looks like a smaller unit.
+# What is left of a larger spike less far away looks like a smaller unit whose footprint is poor.
 _ALONE_MS = 1.0
 # In rows: smaller offsets between labels and events are noise.
 _LATE = 0.1
 
 
-@dataclass(frozen=True)
-class _Round:
-    """What one round of learning does.
-
-    Parameters
-    ----------
-    is_free : bool
-        Whether units may find spikes at labels of others, and learn from those they find besides their own.
-    begins_again : bool
-        Whether units that found nothing typical begin again, with what the others leave at their labels.
-    """
-
-    is_free: bool = True
-    begins_again: bool = False
-
-
 # As few as possible: what one unit takes from its neighbour in one round it does not give back in the next.
-_ROUNDS = (_Round(is_free=False), _Round(), _Round())
-# Fewer labels than `_FEW_LABELS` may show another unit's spikes more than the unit's own.
+_ROUNDS = ("clamped", "free", "free")
+# One label may show another unit's spike more than the unit's own: units that then find nothing begin again.
+_ROUNDS_OF_ONE = ("clamped", "free", "begin again", "free")
+# The footprint of fewer labels than this is poor.
 _FEW_LABELS = 5
-_ROUNDS_OF_FEW = (
-    _Round(is_free=False),
-    _Round(),
-    _Round(begins_again=True),
-    _Round(),
-    _Round(),
-)
 
 
 def first_network(
@@ -108,28 +85,27 @@ def learn_units(
     """
     layout, channels = recipe.layout, network.footprint_channels.numpy().copy()
     label_counts = labels.counts()
-    few = label_counts < _FEW_LABELS
     table = conflict_table(network)
-    found_nothing = np.zeros(len(few), dtype=bool)
-    for round_ in _ROUNDS_OF_FEW if few.any() else _ROUNDS:
-        begun_again = few & found_nothing & round_.begins_again
+    footprints, counts = network.footprints, label_counts.astype(float)
+    for round_ in _ROUNDS_OF_ONE if (label_counts == 1).any() else _ROUNDS:
         thresholds = score_thresholds(network.scorer().energies)
+        begun_again = (label_counts == 1) & (counts == 1) & (round_ == "begin again")
         thresholds[begun_again] = np.inf  # the others explain what they can, at their labels too
         # A unit whose footprint is still poor would lose its labelled spikes to its neighbours.
         clamped = _events_of(labels)
-        left = whitened if round_.is_free else residual(network, whitened, clamped)
+        left = residual(network, whitened, clamped) if round_ == "clamped" else whitened
         events = explain(network, table, left, thresholds, exclusion_rows=layout.exclusion_rows)
-        if not round_.is_free:
+        if round_ == "clamped":
             events = _apart_from(events, labels, table, _MATCH_MS * layout.rate_hz / 1000)
         left = residual(network, left, events)
-        examples = events if round_.is_free else clamped
-        alone = _far_from_larger(events, network, table, _ALONE_MS * layout.rate_hz / 1000)
-        free = alone if round_.is_free else None
-        footprints, counts = _refine(network, left, examples, labels, layout, free)
-        if begun_again.any():
+        if round_ == "begin again":
             anew, channels_anew = first_footprints(left, labels, contact_positions_um, layout)
             footprints[begun_again], channels[begun_again] = anew[begun_again], channels_anew[begun_again]
-        found_nothing = counts <= label_counts
+        elif round_ == "clamped":
+            footprints, counts = _refine(network, left, clamped, labels, layout, free=None)
+        else:
+            alone = _far_from_larger(events, network, table, _ALONE_MS * layout.rate_hz / 1000)
+            footprints, counts = _refine(network, left, events, labels, layout, free=alone)
         network = recipe.network(footprints, channels, counts)
         table = conflict_table(network)
     return network, table
@@ -186,12 +162,13 @@ def _refine(
 ) -> tuple[torch.Tensor, np.ndarray]:
     """Average each unit's events once all others are taken away.
 
-    Of those at none of its labels only the `free` ones, (S,) booleans, None: not at all.
+    Of those at none of its labels, if these are few, only the `free` ones, (S,) booleans; None: not at all.
     """
     tolerance = _MATCH_MS * layout.rate_hz / 1000
 
     def refine_one(unit_index: int) -> tuple[torch.Tensor, float]:
         own = events.of_unit(unit_index)
+        num_labels = len(labels.of_unit(unit_index))
         channels = network.footprint_channels[unit_index].numpy()
         footprint = network.footprints[unit_index]
         matched, offset, missed = match_events(events.time[own], labels.of_unit(unit_index), tolerance)
@@ -203,11 +180,11 @@ def _refine(
         mean = typical(examples) if free is None else examples.mean(dim=0)
         count = float(len(examples))
         if free is not None:
-            others = np.setdiff1d(own[free[own]], at_labels)
+            others = np.setdiff1d(own[free[own]] if num_labels < _FEW_LABELS else own, at_labels)
             amplitude = events.amplitude[others]
             others = others[(amplitude > _TYPICAL[0]) & (amplitude < _TYPICAL[1])]
             rest, remains = _restored(left, events, evenly(others), footprint, channels, layout)
-            rest = rest[remains < _most_left(footprint, len(labels.of_unit(unit_index)))]
+            rest = rest[remains < _most_left(footprint, num_labels)]
             if len(rest) >= _MIN_FREE:
                 anchored = count + _ANCHOR
                 mean = (mean * anchored + typical(rest) * len(rest)) / (anchored + len(rest))
