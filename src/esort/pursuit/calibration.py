@@ -49,7 +49,13 @@ _UNSURE = 0.5
 
 
 def calibrate_scores(
-    network: PursuitNetwork, table: ConflictTable, whitened: np.ndarray, labels: RowLabels, layout: Layout
+    network: PursuitNetwork,
+    table: ConflictTable,
+    whitened: np.ndarray,
+    labels: RowLabels,
+    layout: Layout,
+    *,
+    moved: bool = False,
 ) -> Calibration:
     """Choose each unit's threshold by the accuracy that is to be expected.
 
@@ -69,6 +75,8 @@ def calibrate_scores(
     whitened : float32 array, shape (C, T)
     labels : RowLabels
     layout : Layout
+    moved : bool
+        Whether the tissue moved so far that the amplitudes of a unit's spikes differ.
 
     Returns
     -------
@@ -94,7 +102,7 @@ def calibrate_scores(
             least[unit_index],
             at_labels[unit_index],
             energy,
-            moved=network.moved,
+            moved=moved,
         )
         for unit_index, energy in enumerate(whole)
     ]

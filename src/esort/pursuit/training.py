@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 # So many labelled spikes of most units tell this recording's waveforms better than others' do.
 _ENOUGH_LABELS = 5
+# Motion of less changes no amplitude, and may be none: it is told so well.
+_FAR_UM = 10.0
 
 
 def fit_by_pursuit(
@@ -61,17 +63,19 @@ def fit_by_pursuit(
 def _learn(ground: Ground, recipe: Recipe) -> tuple[PursuitNetwork, Calibration, np.ndarray]:
     """Learn all units, from traces that are moved back if the tissue moved."""
     labels, positions, traces = ground.row_labels, ground.contact_positions_um, ground.whitened()
+    moved = False
     with one_thread_each():
         network = first_network(traces, labels, positions, recipe)
         if network.follows:
             motion = motion_of(ground.complete(network), ground.filtered, ground.layout.rate_hz)
+            moved = motion.range_um > _FAR_UM
             if motion.is_any:
                 logger.info("the tissue moves by %d um: learning follows it", motion.range_um)
                 traces = ground.whitened(motion)
                 recipe = replace(recipe, sizes=ground.sizes | {"moved": True})
                 network = first_network(traces, labels, positions, recipe)
         network, table = learn_units(network, traces, labels, positions, recipe)
-    return network, calibrate_scores(network, table, traces, labels, ground.layout), traces
+    return network, calibrate_scores(network, table, traces, labels, ground.layout, moved=moved), traces
 
 
 def fit_backbone_by_pursuit(
