@@ -34,8 +34,6 @@ _MOST_LEFT, _MOST_SHARE, _LARGE = 1.6, 0.3, 0.05
 _ALONE_MS = 1.0
 # In rows: smaller offsets between labels and events are noise.
 _LATE = 0.1
-
-
 # As few as possible: what one unit takes from its neighbour in one round it does not give back in the next.
 _ROUNDS = ("clamped", "free", "free")
 # One label may show another unit's spike more than the unit's own: units that then find nothing begin again.
@@ -90,6 +88,8 @@ def learn_units(
     for round_ in _ROUNDS_OF_ONE if (label_counts == 1).any() else _ROUNDS:
         thresholds = score_thresholds(network.scorer().energies)
         begun_again = (label_counts == 1) & (counts == 1) & (round_ == "begin again")
+        if round_ == "begin again" and not begun_again.any():
+            continue
         thresholds[begun_again] = np.inf  # the others explain what they can, at their labels too
         # A unit whose footprint is still poor would lose its labelled spikes to its neighbours.
         clamped = _events_of(labels)
@@ -104,8 +104,9 @@ def learn_units(
         elif round_ == "clamped":
             footprints, counts = _refine(network, left, clamped, labels, layout, free=None)
         else:
-            alone = _far_from_larger(events, network, table, _ALONE_MS * layout.rate_hz / 1000)
-            footprints, counts = _refine(network, left, events, labels, layout, free=alone)
+            poor = label_counts < _FEW_LABELS
+            free = _teaching(events, poor, network, table, _ALONE_MS * layout.rate_hz / 1000)
+            footprints, counts = _refine(network, left, events, labels, layout, free=free)
         network = recipe.network(footprints, channels, counts)
         table = conflict_table(network)
     return network, table
@@ -134,22 +135,26 @@ def _apart_from(events: Events, labels: RowLabels, table: ConflictTable, toleran
     return events.chosen(kept)
 
 
-def _far_from_larger(
-    events: Events, network: PursuitNetwork, table: ConflictTable, tolerance: float
+def _teaching(
+    events: Events, poor: np.ndarray, network: PursuitNetwork, table: ConflictTable, tolerance: float
 ) -> np.ndarray:
-    """Tell which events have no event of a larger unit that they overlap with close by: (S,) booleans."""
+    """Tell which events a unit may learn from, (S,) booleans.
+
+    Of units whose footprints are poor, (U,) booleans, none with an event of a larger unit that they overlap
+    with close by.
+    """
     energies = network.scorer().energies
     order = np.argsort(events.time, kind="stable")
     time, unit_index = events.time[order], events.unit_index[order]
     first = np.searchsorted(time, events.time - tolerance)
     last = np.searchsorted(time, events.time + tolerance, side="right")
-    alone = np.ones(len(events.time), dtype=bool)
-    for event in np.flatnonzero(last - first > 1):
+    teaching = np.ones(len(events.time), dtype=bool)
+    for event in np.flatnonzero(poor[events.unit_index] & (last - first > 1)):
         own = events.unit_index[event]
         near = unit_index[first[event] : last[event]]
         larger = near[energies[near] > energies[own]]
-        alone[event] = not np.isin(larger, table.neighbours[own]).any()
-    return alone
+        teaching[event] = not np.isin(larger, table.neighbours[own]).any()
+    return teaching
 
 
 def _refine(
@@ -162,7 +167,7 @@ def _refine(
 ) -> tuple[torch.Tensor, np.ndarray]:
     """Average each unit's events once all others are taken away.
 
-    Of those at none of its labels, if these are few, only the `free` ones, (S,) booleans; None: not at all.
+    Of those at none of its labels only the `free` ones, (S,) booleans; None: not at all.
     """
     tolerance = _MATCH_MS * layout.rate_hz / 1000
 
@@ -180,7 +185,7 @@ def _refine(
         mean = typical(examples) if free is None else examples.mean(dim=0)
         count = float(len(examples))
         if free is not None:
-            others = np.setdiff1d(own[free[own]] if num_labels < _FEW_LABELS else own, at_labels)
+            others = np.setdiff1d(own[free[own]], at_labels)
             amplitude = events.amplitude[others]
             others = others[(amplitude > _TYPICAL[0]) & (amplitude < _TYPICAL[1])]
             rest, remains = _restored(left, events, evenly(others), footprint, channels, layout)
@@ -223,5 +228,5 @@ def _restored(
     remains = windows_at(left, events.time[chosen], channels, layout)
     energy = footprint.square()  # (M, L)
     large = energy > energy.max() * _LARGE
-    typical = remains[:, large].square().mean(dim=1)
-    return remains + amplitude[:, None, None] * footprint, typical
+    left_over = remains[:, large].square().mean(dim=1)
+    return remains + amplitude[:, None, None] * footprint, left_over
