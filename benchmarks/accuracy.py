@@ -29,6 +29,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from options import read_options  # beside this file
 from same_seconds import (  # beside this file
     DELTA_MS,
     ROOT,
@@ -38,7 +39,6 @@ from same_seconds import (  # beside this file
     open_target,
     overrides_of,
     peers_on,
-    read_options,
 )
 
 from esort.evaluation import score

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import same_seconds
+from options import read_options  # beside this file
 from same_seconds import (
     ROOT,
     TEN,
@@ -26,7 +27,6 @@ from same_seconds import (
     learn,
     listed,
     peers_on,
-    read_options,
     show,
 )  # beside this file
 

@@ -21,6 +21,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from options import read_options  # beside this file
 from same_seconds import (
     TEN,
     command_of,
@@ -28,7 +29,6 @@ from same_seconds import (
     listed,
     overrides_of,
     peers_on,
-    read_options,
     show,
 )  # beside this
 from scipy.linalg import solve_toeplitz

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from options import read_options  # beside this file
 from speed import ROOT, learn
 
 from esort.files import write_json
@@ -66,9 +67,7 @@ def percentiles(values):
 
 
 def main(arguments):
-    options = DEFAULTS | dict(argument.split("=", 1) for argument in arguments)
-    if set(options) != set(DEFAULTS):
-        sys.exit(f"expected {', '.join(DEFAULTS)}, got {arguments}")
+    options = read_options(arguments, DEFAULTS)
     run_folder = learn(options["probe"], ROOT / options["folder"])
     facts = json.loads((run_folder / "run.json").read_text())
     recording = Simulation.load(ROOT / facts["recording"]).recording

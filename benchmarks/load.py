@@ -22,6 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from options import read_options  # beside this file
 from spikeinterface.core import BaseRecording, BaseRecordingSegment, NumpySorting
 
 from esort.chunks import ChunkFolder, sort_in_chunks
@@ -237,9 +238,7 @@ def draw(memory, hours, path):
 
 
 def main(arguments):
-    options = DEFAULTS | dict(argument.split("=", 1) for argument in arguments)
-    if set(options) != set(DEFAULTS):
-        sys.exit(f"expected {', '.join(DEFAULTS)}, got {arguments}")
+    options = read_options(arguments, DEFAULTS)
     seconds, folder = round(3600 * float(options["hours"])), ROOT / options["folder"] / "load"
     recording = Endless(ProbeSpec(name=options["probe"]).build(), int(options["units"]), seconds)
     sorter = Sorter.load(learn(recording, folder))

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from options import read_options  # beside this file
 
 ROOT = Path(__file__).parents[1]
 POSTPROCESS = [f"test_postprocess{name}" for name in ("_conflicts", "", "_fit", "_stepwise")]
@@ -272,9 +273,7 @@ def interval(killed, count):
 
 
 def main(arguments):
-    options = DEFAULTS | dict(argument.split("=", 1) for argument in arguments)
-    if set(options) != set(DEFAULTS):
-        sys.exit(f"expected {', '.join(DEFAULTS)}, got {arguments}")
+    options = read_options(arguments, DEFAULTS)
     modules = modules_of(options["modules"])
     rng = np.random.default_rng(int(options["seed"]))
     mutants, num_places = draw(modules, int(options["count"]), rng)

@@ -63,14 +63,6 @@ def peers_on(facts, peers, seed, folder):
     return columns
 
 
-def read_options(arguments, defaults):
-    """Options given as NAME=VALUE, over the defaults; ends the process where a name is unknown."""
-    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    if len(given) < len(arguments) or not set(given) <= set(defaults):
-        sys.exit(f"expected NAME=VALUE of {', '.join(defaults)}, got {' '.join(arguments)}")
-    return defaults | given
-
-
 def listed(text):
     """The parts of "a,b"; none of "none"."""
     return [] if text == "none" else text.split(",")

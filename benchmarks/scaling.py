@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from options import read_options  # beside this file
 from speed import ROOT, learn
 from spikeinterface.core import BaseRecording, BaseRecordingSegment
 
@@ -168,9 +169,7 @@ def draw(over_channels, over_length, path):
 
 
 def main(arguments):
-    options = DEFAULTS | dict(argument.split("=", 1) for argument in arguments)
-    if set(options) != set(DEFAULTS):
-        sys.exit(f"expected {', '.join(DEFAULTS)}, got {arguments}")
+    options = read_options(arguments, DEFAULTS)
     run_folder = learn("neuronexus32", ROOT / options["folder"])
     seconds = float(options["seconds"])
     over_channels = [measure(run_folder, int(number), seconds) for number in options["channels"].split(",")]

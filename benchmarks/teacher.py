@@ -16,7 +16,8 @@ import tempfile
 from pathlib import Path
 
 from accuracy import GENERATED, generated
-from same_seconds import ROOT, command_of, learn, listed, overrides_of, peers_on, read_options, show
+from options import read_options  # beside this file
+from same_seconds import ROOT, command_of, learn, listed, overrides_of, peers_on, show
 
 from esort.files import write_json
 

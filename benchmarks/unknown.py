@@ -21,6 +21,7 @@ from pathlib import Path
 
 import hydra
 import numpy as np
+from options import read_options  # beside this file
 
 from esort.files import write_json
 from esort.footprints import estimate_footprints
@@ -79,9 +80,7 @@ def recall_of(train, place, sample_index, places, tolerance, reach):
 
 
 def main(arguments):
-    options = DEFAULTS | dict(argument.split("=", 1) for argument in arguments)
-    if set(options) != set(DEFAULTS):
-        sys.exit(f"expected {', '.join(DEFAULTS)}, got {arguments}")
+    options = read_options(arguments, DEFAULTS)
     overrides = [f"probe={options['probe']}", "label_budget=per_unit", "labels=10", f"seed={options['seed']}"]
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         plan = TrainingPlan.from_config(hydra.compose("train", overrides))
