@@ -71,7 +71,7 @@ def competition(request):
         functions,
         name="competition",
         inputs={SCORES: (np.int32, ("epochs", num_rows, NUM_UNITS))},
-        outputs={SPIKES: (np.int64, (4, "spikes"))},
+        outputs={SPIKES: (np.int64, (5, "spikes"))},
         constants=constants,
     )
     session = session_of(model.SerializeToString())
@@ -82,7 +82,7 @@ def competition(request):
         padded = np.full((num_rows + count, NUM_UNITS), OUTSIDE, dtype=np.int32)
         padded[SIZES.warm_up : SIZES.warm_up + count] = fixed
         epochs = [padded[start : start + num_rows] for start in range(0, count, SIZES.epoch)]
-        epoch, sample, unit, score = session.run(None, {SCORES: np.stack(epochs)})[0]
+        epoch, sample, unit, score, _ = session.run(None, {SCORES: np.stack(epochs)})[0]
         found = np.stack([epoch * SIZES.epoch * STRIDE + sample, unit, score.astype(np.float32)])
         solver = StepwiseSolver(table, **chosen)
         parts = (solver.push(scores), solver.finish())

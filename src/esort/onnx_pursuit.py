@@ -68,7 +68,7 @@ class PursuitExport:
             "checkpoint_follows": self.follows,
             "epoch_samples": sizes.epoch * stride,
             "chunk_samples": _EPOCHS_AT_ONCE * sizes.epoch * stride,
-            "before_samples": sizes.warm_up * stride,
+            "before_samples": (sizes.warm_up + sizes.epoch) * stride,
             "after_samples": sizes.ahead * stride,
             "min_samples": self._scorer.window_samples,
             "reliability": self._tables.reliability.tolist(),
@@ -138,7 +138,7 @@ class PursuitExport:
             values = {"traces_uv": part[None], "stretch": np.array([first, start, end])}
             *spikes, fixed = session.run(None, values)
             found.append(spikes)
-            own = fixed[:, sizes.warm_up : sizes.warm_up + sizes.epoch].reshape(-1, fixed.shape[2])
+            own = fixed[1:, sizes.warm_up : sizes.warm_up + sizes.epoch].reshape(-1, fixed.shape[2])
             scores.append(own[: -(-(end - start) // stride)])
         columns = [np.concatenate(column) for column in zip(*found, strict=True)]
         order = np.lexsort((columns[1], columns[0]))

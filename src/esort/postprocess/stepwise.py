@@ -44,8 +44,8 @@ class StepSizes:
     behind : int
         Rows before a step where a spike that the step before it left out is still taken.
     epoch : int
-        Multiple of `step`. At multiples of it everything is forgotten, so that a spike depends on no more
-        than an epoch and `warm_up` before it, wherever the solving began.
+        Multiple of `step`. At multiples of it everything but the last spikes is forgotten, so that a spike
+        depends on no more than an epoch and `warm_up` before it, wherever the solving began.
     warm_up : int
         Multiple of `step`: rows before an epoch from which on its scores are cleared of spikes anew.
 
@@ -75,10 +75,9 @@ class StepSizes:
         """Rows from a spike's row to the last one that decides on it, at most."""
         return self.behind + self.step + self.ahead
 
-    @property
-    def margin(self) -> int:
+    def margin(self, exclusion_samples: int) -> int:
         """Rows before a row from which on solving must have begun for its spikes not to depend on where."""
-        return self.epoch + self.warm_up + self.latency
+        return self.epoch + self.warm_up + max(self.latency, exclusion_samples)
 
 
 class StepwiseSolver:
@@ -94,7 +93,7 @@ class StepwiseSolver:
     thresholds, energies : (U,) floats
     sizes : StepSizes
     exclusion_samples, max_rounds, stride, amplitude_limits
-        See `esort.postprocess.solve_conflicts`.
+        See `esort.postprocess.solve_conflicts`; spikes of a unit keep the distance across epochs too.
     first_row : int
         Of the first piece.
     """
@@ -141,6 +140,8 @@ class StepwiseSolver:
         self._begin = first_row
         self._from = first_row  # row that the present epoch is solved from
         self._taken = NO_SPIKES  # since then, as far as they matter yet
+        self._exclusion = exclusion_samples
+        self._before = NO_SPIKES  # the last ones of the epoch before
         self._next = first_row // sizes.step * sizes.step  # step to be decided
 
     @property
@@ -191,7 +192,7 @@ class StepwiseSolver:
             until = min(upto // sizes.step * sizes.step, (start // sizes.epoch + 1) * sizes.epoch)
             if start % sizes.epoch == 0 and start > self._begin:
                 self._begin_epoch(start)
-            found.append(self._run(start, until))
+            found.append(self._apart(self._run(start, until)))
             self._next = until
         spikes = np.concatenate(found)
         sample = spikes[:, ROW] * self._stride + spikes[:, MOVED]
@@ -202,8 +203,15 @@ class StepwiseSolver:
     def _begin_epoch(self, start: int) -> None:
         """Find the spikes around the start of an epoch, knowing only `warm_up` rows before it."""
         self._from = max(start - self.sizes.warm_up, self._begin)
-        self._taken = NO_SPIKES
+        self._before, self._taken = self._taken, NO_SPIKES
         self._run(self._from // self.sizes.step * self.sizes.step, start)
+
+    def _apart(self, spikes: np.ndarray) -> np.ndarray:
+        """Leave out those too close to a spike of the epoch before, which needs not be what this one found."""
+        before = self._before
+        close = np.abs(spikes[:, None, ROW] - before[:, ROW]) < self._exclusion
+        close &= spikes[:, None, UNIT] == before[:, UNIT]
+        return spikes[~close.any(axis=1)]
 
     def _run(self, start: int, stop: int) -> np.ndarray:
         """Spikes, (S, 6), of the steps from `start` to `stop`."""

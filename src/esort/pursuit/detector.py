@@ -92,7 +92,7 @@ class ScoreDetector:
         self._thresholds = np.asarray(thresholds, dtype=np.float64)
         self._reliability = tables.reliability
         self._least = np.broadcast_to(np.asarray(least_probability), self._thresholds.shape)
-        self.margin_samples = sizes.margin * self._stride
+        self.margin_samples = sizes.margin(self.settings["exclusion_samples"]) * self._stride
         """Samples before and after a sample that decide on it."""
         self.latency_samples = sizes.latency * self._stride
         """Samples after a spike that decide on it: the latency of the post-processing."""

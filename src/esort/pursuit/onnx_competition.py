@@ -1,7 +1,7 @@
 """`esort.postprocess.stepwise.StepwiseSolver` in ONNX's operators: the same integers from the same scores.
 
 Epochs do not know of each other: they are decided side by side, step by step in a loop, each step by a loop
-of rounds that ends when nothing is left. Events are lists of any length, so that none can be too many.
+of rounds that ends when nothing is left. What two of them tell twice is told once at the end. Events are lists of any length, so that none can be too many.
 Shapes: E epochs, R rows, W rows that a step looks at, U units, S nodes or events, K nodes of an epoch at the
 most, D neighbours of a unit at the most, Q pairs of an event and a neighbour, P phases, L lag samples.
 """
@@ -14,7 +14,7 @@ from onnxscript import opset18, script
 
 from esort.postprocess.fit import AMPLITUDE_STEPS, MOST_AMPLITUDE, SLOPE_BITS
 
-__all__ = ["OUTSIDE", "begin", "compete", "look", "take"]
+__all__ = ["OUTSIDE", "apart", "begin", "compete", "look", "take"]
 
 OUTSIDE = -(2**30)
 """Score of a row that does not exist: far below all others, also when it is lowered or raised like them."""
@@ -162,11 +162,11 @@ def _barred(closed, events, exclusion):  # type: ignore
 
 @_graph
 def begin(scores, first, held):  # type: ignore
-    """What the first step begins with: scores and what is closed, (E, first + held, U); no spikes, (4, 0)."""
+    """What the first step begins with: scores and what is closed, (E, first + held, U); no spikes, (5, 0)."""
     shape = op.Shape(scores)
     edge = op.Concat(shape[:1], op.Reshape(first, [1]), shape[2:], axis=0)
     left = op.Concat(op.Expand(op.CastLike(OUTSIDE, scores), edge), scores[:, :held], axis=1)
-    spikes = op.Cast(op.ConstantOfShape(op.Constant(value_ints=[4, 0])), to=_INT64)
+    spikes = op.Cast(op.ConstantOfShape(op.Constant(value_ints=[5, 0])), to=_INT64)
     return left, left > left, spikes
 
 
@@ -210,7 +210,7 @@ def take(  # type: ignore
     closed = _barred(closed, taken, exclusion)
     row = number * step - warm_up - first + taken[1]
     sample = op.Unsqueeze(row * stride + taken[6], [0])
-    new = op.Concat(taken[:1], sample, taken[2:4], axis=0)
+    new = op.Concat(taken[:1], sample, taken[2:4], op.Unsqueeze(row, [0]), axis=0)
     kept = op.Where(number * step < warm_up, 0, op.Size(row))
     # What has been taken from the rows of the next step stays taken; the rows behind them are untouched.
     come = number * step + held
@@ -218,3 +218,17 @@ def take(  # type: ignore
     left = op.Concat(left[:, step:], fresh, axis=1)
     closed = op.Concat(closed[:, step:], fresh > fresh, axis=1)
     return left, closed, op.Concat(spikes, new[:, :kept], axis=1)
+
+
+@_graph
+def apart(spikes, exclusion, epoch, first):  # type: ignore
+    """Leave out those too close to a spike of the epoch before, of so many rows: (5, S) -> (5, S)."""
+    row = spikes[4]
+    early = row < exclusion
+    late = op.Compress(spikes, row > epoch - exclusion - first, axis=1)
+    begun = op.Unsqueeze(op.Compress(spikes, early, axis=1), [2])
+    same = op.And(begun[2] == late[2], begun[0] == late[0] + 1)
+    close = op.And(same, op.Abs(begun[4] + epoch - late[4]) < exclusion)
+    told = op.ReduceSum(op.Cast(close, to=_INT32), [1], keepdims=0) == 0
+    place = op.Compress(op.Range(0, op.Size(row), 1), early, axis=0)
+    return op.Compress(spikes, op.ScatterElements(row == row, place, told, axis=0), axis=1)

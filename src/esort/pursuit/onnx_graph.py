@@ -33,11 +33,14 @@ _graph: Any = script(default_opset=op)
 
 @_graph
 def _cut(traces_uv, stretch, stride, window_samples, lead_samples, epoch_samples, part_samples):  # type: ignore
-    """Traces with room for whole epochs, how many these are, and from which row to which one all is real."""
+    """Traces with room for whole epochs, how many these are, and from which row to which one all is real.
+
+    The first epoch is the one before the stretch: of its last spikes the second keeps its distance.
+    """
     traces = op.Squeeze(traces_uv, [0])  # (T, C)
     given = op.Gather(op.Shape(traces), 0)
     front = lead_samples - (stretch[1] - stretch[0])
-    num_epochs = (stretch[2] - stretch[1] + epoch_samples - 1) / epoch_samples
+    num_epochs = (stretch[2] - stretch[1] + epoch_samples - 1) / epoch_samples + 1
     back = op.Max((num_epochs - 1) * epoch_samples + part_samples - front - given, 0)
     widths = op.Concat(op.Reshape(front, [1]), [0], op.Reshape(back, [1]), [0], axis=0)
     low = front / stride
@@ -74,8 +77,9 @@ def _scores(block_samples: int) -> Any:
 def _told(spikes, stretch, epoch_samples, limits_of_score, scale):  # type: ignore
     """Spikes by sample, then unit, and how far each score is above its threshold, as `explain.excess`."""
     num_units = op.Gather(op.Shape(limits_of_score), 0)
+    spikes = op.Compress(spikes, spikes[0] > 0, axis=1)  # of the stretch
     unit = spikes[2]
-    sample = stretch[1] + spikes[0] * epoch_samples + spikes[1]
+    sample = stretch[1] + (spikes[0] - 1) * epoch_samples + spikes[1]
     _, order = op.TopK(sample * num_units + unit, op.Shape(unit), largest=0)
     score = op.Cast(op.Gather(spikes[3], order), to=_FLOAT) / scale
     unit = op.Gather(unit, order)
@@ -142,8 +146,7 @@ def _scorer_constants(scorer: PursuitScorer, sizes: StepSizes, num_rows: int) ->
     return {
         "stride": stride,
         "window_samples": scorer.window_samples,
-        "lead_samples": sizes.warm_up * stride,
-        "epoch": sizes.epoch,
+        "lead_samples": (sizes.warm_up + sizes.epoch) * stride,
         "epoch_samples": sizes.epoch * stride,
         "part_samples": (num_blocks - 1) * _FILTER_ROWS * stride + bandpass.shape[2],
         "num_rows": num_rows,

@@ -15,15 +15,15 @@ from esort.postprocess import ConflictTable
 from esort.postprocess.conflicts import MOST_SCORE, energy_scale
 from esort.postprocess.fit import AMPLITUDE_STEPS, Fit, amplitude_steps
 from esort.postprocess.stepwise import StepSizes
-from esort.pursuit.onnx_competition import begin, compete, look, take
+from esort.pursuit.onnx_competition import apart, begin, compete, look, take
 from esort.pursuit.onnx_parts import call, loop
 
 __all__ = ["SCORES", "SPIKES", "competition_constants", "competition_nodes"]
 
 SCORES = "scores_last"
 """Value that the competition begins with: scores in fixed point, int32 (E, R, U), see `onnx_competition`."""
-SPIKES = "spikes_last"
-"""Value that it ends with: epoch, sample after the epoch's first one, unit, and score, int64 (4, S)."""
+SPIKES = "spikes_told"
+"""Value that it ends with: epoch, sample after the epoch's first one, unit, score and row, int64 (5, S)."""
 
 
 def competition_nodes() -> tuple[list[onnx.NodeProto], list[Any]]:
@@ -44,8 +44,9 @@ def competition_nodes() -> tuple[list[onnx.NodeProto], list[Any]]:
     nodes = [
         call(begin, [f"{name}_start" for name in of_step], scores=SCORES),
         loop("num_steps", one_step, iteration="number", carried=of_step),
+        call(apart, [SPIKES], spikes="spikes_last"),
     ]
-    return nodes, [begin, look, compete, take]
+    return nodes, [begin, look, compete, take, apart]
 
 
 def competition_constants(
@@ -91,6 +92,7 @@ def competition_constants(
         "looked_at": first + sizes.step + sizes.ahead,
         "num_steps": (sizes.warm_up + sizes.epoch) // sizes.step,
         "warm_up": sizes.warm_up,
+        "epoch": sizes.epoch,
     }
     return constants, sizes.warm_up + sizes.epoch + tail
 
