@@ -1,4 +1,4 @@
-"""Sort a recording with an exported model: NumPy, SciPy's filter and onnxruntime, nothing else.
+"""Sort a recording with an exported pursuit: NumPy and onnxruntime, nothing else.
 
     python examples/sort_with_onnx.py model.onnx traces.raw 0.195 spikes.npz
 
@@ -11,45 +11,28 @@ import sys
 
 import numpy as np
 import onnxruntime
-from scipy.signal import butter, sosfiltfilt
 
 model, traces_file, gain_uv, output = sys.argv[1:]
 session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 metadata = session.get_modelmeta().custom_metadata_map
 card, reading = json.loads(metadata["esort"]), json.loads(metadata["esort_export"])
-rate, chosen = card["sampling_frequency"], card["preprocessing"]
+stored = np.memmap(traces_file, dtype=np.int16, mode="r").reshape(-1, len(card["channel_ids"]))  # (N, C)
 before = card["peak_offset_samples"]  # of a window's samples; the peak lies here, the others after it
 after = card["window_samples"] - before - 1
-filters = not chosen.get("inside_network")  # the pursuit's model filters for itself, and returns spikes
-filter_margin = int(6 * rate / chosen["freq_min_hz"]) if filters else 0
-stored = np.memmap(traces_file, dtype=np.int16, mode="r").reshape(-1, len(card["channel_ids"]))  # (N, C)
 
 found = []
 for start in range(0, len(stored), reading["chunk_samples"]):  # margins make the chunks equal to the whole
     stop = min(len(stored), start + reading["chunk_samples"])
-    first = max(0, start - reading["before_samples"])  # rows of the network's outputs: [first, last)
+    first = max(0, start - reading["before_samples"])  # the model looks at samples [first, last)
     last = min(len(stored), stop + reading["after_samples"])
-    low, high = max(0, first - before), min(len(stored), last + after)  # traces that they need
-    begin = max(0, low - filter_margin)
-    traces = stored[begin : high + filter_margin] * float(gain_uv)
-    if filters:
-        band_hz = (chosen["freq_min_hz"], chosen["freq_max_hz"])
-        sos = butter(chosen["filter_order"], band_hz, btype="bandpass", output="sos", fs=rate)
-        traces = sosfiltfilt(sos, traces, axis=0)
-        if chosen["common_reference"] == "median":
-            traces -= np.median(traces, axis=1, keepdims=True)
+    low, high = max(0, first - before), min(len(stored), last + after)  # traces that it needs
     beyond = ((low - first + before, last + after - high), (0, 0))  # the recording's ends
-    traces = np.pad(traces[low - begin : high - begin], beyond, mode="constant" if filters else "edge")
-    inputs = {"traces_uv": traces[None].astype(np.float32)}
-    if filters:
-        _, accepted, heights = session.run(None, inputs)  # (rows, U)
-        sample, unit = np.nonzero(accepted[start - first : stop - first])
-        found.append((sample + start, unit, heights[sample + start - first, unit]))
-    else:
-        found.append(session.run(None, inputs | {"stretch": np.array([first, start, stop])}))  # (S,) each
+    traces = np.pad(stored[low:high] * float(gain_uv), beyond, mode="edge").astype(np.float32)
+    stretch = np.array([first, start, stop])
+    found.append(session.run(None, {"traces_uv": traces[None], "stretch": stretch}))
 sample_index, unit_index, heights = (np.concatenate(column) for column in zip(*found, strict=True))
 order = np.lexsort((unit_index, sample_index))
 probability = np.interp(heights[order], *reading["reliability"])  # part of such spikes that is true
 unit_id = np.array(card["unit_ids"])[unit_index[order]]
 np.savez(output, sample_index=sample_index[order], unit_id=unit_id, probability=probability)
-print(f"{output}: {len(unit_id)} spikes of {len(np.unique(unit_id))} units in {len(stored) / rate:.1f} s")
+print(f"{output}: {len(unit_id)} spikes of {len(np.unique(unit_id))} units")

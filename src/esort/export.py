@@ -2,9 +2,9 @@
 
     python -m esort.export checkpoint=FILE output=FILE.onnx
 
-Whoever has the file needs neither esort nor PyTorch: examples/sort_with_onnx.py sorts a recording with
-NumPy, SciPy's filter and onnxruntime, by chunks with margins. Each chunk [start, stop) is the spikes' own;
-`before_samples` and `after_samples` beside it decide on them, too.
+Whoever has the file needs neither esort nor PyTorch: examples/sort_with_onnx.py sorts a recording with NumPy
+and onnxruntime, by chunks with margins (sort_probabilities_with_onnx.py with SciPy's filter, too). Each chunk
+[start, stop) is the spikes' own; `before_samples` and `after_samples` beside it decide on them, too.
 
 Input of all: ``traces_uv``, float32 (1, T, C), channels as in the card, in µV (or in the recording's own unit
 where training knew no gain); the division by the noise level is part of the model. T is free, from one window

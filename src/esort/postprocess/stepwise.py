@@ -207,7 +207,7 @@ class StepwiseSolver:
         self._run(self._from // self.sizes.step * self.sizes.step, start)
 
     def _apart(self, spikes: np.ndarray) -> np.ndarray:
-        """Leave out those too close to a spike of the epoch before, which needs not be what this one found."""
+        """Leave out what is too close to a spike of the epoch before, which this one need not have found."""
         before = self._before
         close = np.abs(spikes[:, None, ROW] - before[:, ROW]) < self._exclusion
         close &= spikes[:, None, UNIT] == before[:, UNIT]

@@ -1,7 +1,9 @@
 """`esort.postprocess.stepwise.StepwiseSolver` in ONNX's operators: the same integers from the same scores.
 
 Epochs do not know of each other: they are decided side by side, step by step in a loop, each step by a loop
-of rounds that ends when nothing is left. What two of them tell twice is told once at the end. Events are lists of any length, so that none can be too many.
+of rounds that ends when nothing is left. Two epochs need not agree on the spikes between them: what is too
+close to a spike of the epoch before is left out at the end. Events are lists of any length, so that none can
+be too many.
 Shapes: E epochs, R rows, W rows that a step looks at, U units, S nodes or events, K nodes of an epoch at the
 most, D neighbours of a unit at the most, Q pairs of an event and a neighbour, P phases, L lag samples.
 """
