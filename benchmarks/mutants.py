@@ -34,7 +34,11 @@ from options import read_options  # beside this file
 ROOT = Path(__file__).parents[1]
 POSTPROCESS = [f"test_postprocess{name}" for name in ("_conflicts", "", "_fit", "_stepwise")]
 # What is most likely to notice comes first.
-TESTS = {"labels": ["test_labels"], "postprocess/compiled_vectors": ["test_postprocess_vectors"]}
+TESTS = {
+    "labels": ["test_labels"],
+    "labelled_spikes": ["test_labels"],
+    "postprocess/compiled_vectors": ["test_postprocess_vectors"],
+}
 FIRST = {
     "test_postprocess_stepwise": {"stepwise"},
     "test_postprocess_fit": {"checks", "compaction", "fit", "fixed_point", "lowering", "rounds", "sparse"},
@@ -79,6 +83,7 @@ class Mutant:
 def modules_of(names):
     there = [
         "labels",
+        "labelled_spikes",
         *(f"postprocess/{path.stem}" for path in sorted((ROOT / "src/esort/postprocess").glob("*.py"))),
     ]
     there.remove("postprocess/__init__")
@@ -219,7 +224,9 @@ def import_what_is_slow():
     torch.set_num_threads(1)
     phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
     # The same examples for each mutant; nothing is gained by shrinking them.
-    hypothesis.settings.register_profile("mutants", derandomize=True, database=None, phases=phases)
+    hypothesis.settings.register_profile(
+        "mutants", derandomize=True, database=None, phases=phases, deadline=None
+    )
     hypothesis.settings.load_profile("mutants")
 
 

@@ -47,6 +47,7 @@ def spikes():
         ("per_unit", 0, "a whole number of at least 1"),
         ("per_unit", 2.5, "a whole number of at least 1"),
         ("interval", -1, "a number of seconds above 0"),
+        ("interval", 0, "a number of seconds above 0"),
         ("interval", float("inf"), "a number of seconds above 0"),
     ],
 )
@@ -83,8 +84,9 @@ def test_per_unit_takes_as_many_of_every_unit_and_a_whole_float_is_fine(spikes, 
     assert not caplog.records
 
 
-def test_interval_knows_every_spike_of_the_first_seconds(spikes):
+def test_interval_knows_every_spike_of_the_first_seconds(spikes, caplog):
     labels = draw(*spikes, "abcd", "interval", 2.5, start=1000)
+    assert not caplog.records
     inside = (spikes[0] >= 1000) & (spikes[0] < 3500)
     np.testing.assert_array_equal(labels.sample_index, spikes[0][inside])
     assert labels.complete
@@ -210,18 +212,80 @@ def test_room_for_windows(caplog):
     assert caplog.text.strip().endswith(": b")
 
 
+def test_room_for_windows_is_counted_from_where_the_labels_begin():
+    labels = draw([41, 42, 60, 61], [0, 1, 0, 1], "ab", "proportional", 1.0, start=40, stop=64)
+    roomy = labels.with_room(2, 4)
+    assert as_set(roomy) == {(42, "b"), (60, "a")}
+    assert (roomy.start_sample, roomy.stop_sample) == (40, 64)
+    assert roomy.complete
+
+
+def make(samples, units=None, unit_ids=("a",), **changes):
+    content = {
+        "sample_index": np.array(samples),
+        "unit_index": np.zeros(len(samples), int) if units is None else np.array(units),
+        "unit_ids": unit_ids,
+        "sampling_frequency": 1000.0,
+        "start_sample": 0,
+        "stop_sample": 10,
+        "complete": True,
+    }
+    return LabelledSpikes(**content | changes)
+
+
+def test_the_labels_of_some_units_keep_their_names_and_samples():
+    labels = make([1, 2, 3, 4, 5], [2, 0, 1, 2, 2], ("a", "b", "c"), complete=False)
+    some = labels.of_units(np.array([False, True, True]))
+    assert some.unit_ids == ("b", "c")
+    assert as_set(some) == {(1, "c"), (3, "b"), (4, "c"), (5, "c")}
+    assert some.counts().tolist() == [1, 3]
+    assert some.counts().dtype == np.int64
+    assert not some.complete
+
+
+def test_labels_that_lie_in_something_are_left_out_and_said(caplog):
+    labels = make([1, 2, 3], [0, 1, 0], ("a", "b"))
+    assert labels.outside(np.zeros(3, bool), "artefacts") is labels
+    assert not caplog.records
+    left = labels.outside(np.array([True, True, False]), "artefacts")
+    assert as_set(left) == {(3, "a")}
+    assert left.complete
+    assert "2 of 3 labelled spikes lie in artefacts, left out" in caplog.text
+    assert "units left out, all labelled spikes lie in artefacts: b" in caplog.text
+
+
+def test_labelled_spikes_are_named_fields_that_stay():
+    labels = make([1, 2])
+    assert (labels.num_spikes, labels.num_units) == (2, 1)
+    assert labels != make([1, 2]), "compared by identity: arrays have no single truth"
+    with pytest.raises(TypeError):
+        LabelledSpikes(np.array([1]), np.array([0]), ("a",), 1000.0, 0, 10, True)
+    with pytest.raises(FrozenInstanceError):
+        labels.complete = False
+
+
 @pytest.mark.parametrize(
     ("samples", "message"),
-    [([3, 2], "ascending order"), ([3, 20], r"must lie in \[0, 10\), got 3 to 20")],
+    [
+        (np.array([0.5, 1.5]), "got float64 of shape (2,): samples, not seconds"),
+        (np.array([[1, 2]], dtype=np.uint16), "got uint16 of shape (1, 2)"),
+        (np.array(["1", "2"]), "got <U1 of shape (2,)"),
+    ],
+)
+def test_what_is_no_row_of_integers_is_refused_with_its_type(samples, message):
+    with pytest.raises(ValueError) as error:
+        draw(samples, [0, 0], "a", "proportional", 1.0)
+    assert str(error.value) == f"sample_index must be a 1-d array of integers, {message}"
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ([3, 2], "ascending order"),
+        ([3, 4, 10], r"must lie in \[0, 10\), got 3 to 10"),
+        ([-3, 4, 5], r"must lie in \[0, 10\), got -3 to 5"),
+    ],
 )
 def test_labelled_spikes_check_themselves(samples, message):
     with pytest.raises(ValueError, match=message):
-        LabelledSpikes(
-            sample_index=np.array(samples),
-            unit_index=np.array([0, 0]),
-            unit_ids=("a",),
-            sampling_frequency=1000.0,
-            start_sample=0,
-            stop_sample=10,
-            complete=True,
-        )
+        make(samples)

@@ -79,6 +79,7 @@ def test_maxima(at, limit, seed):
     assert [row for row in range(BLOCK_ROWS) if int(found) >> row & 1] == wanted
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.integers(-(2**63), 2**63 - 1).filter(bool))
 def test_lowest_bit(mask):
     place = lowest_bit(np.int64(mask))
