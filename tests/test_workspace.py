@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -68,16 +70,114 @@ def test_bad_input_is_one_line(arguments, message, capsys):
     assert ended.err.count("\n") == 1
 
 
-def test_without_a_key_it_is_said(tmp_path):
+def save(tmp_path, **variables):
+    """Run the command with nobody's account; what it says, without W&B's own lines."""
     bare = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    bare |= {"NETRC": str(tmp_path / "none"), "WANDB_CONFIG_DIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-m", "esort.workspace", "entity=lab"], env=bare, capture_output=True, text=True
-    )
+    bare |= {"NETRC": str(tmp_path / "none")} | variables
+    bare |= {f"WANDB_{name}_DIR": str(tmp_path) for name in ("CONFIG", "CACHE", "DATA")}
+    command = [sys.executable, "-m", "esort.workspace", "entity=lab", "project=spikes"]
+    return subprocess.run(command, env=bare, capture_output=True, text=True, timeout=120)
+
+
+def test_without_a_key_it_is_said(tmp_path):
+    done = save(tmp_path)
     assert done.returncode == 1
     assert done.stderr.strip() == (
         "error: a W&B workspace lives on a server and no API key is known: wandb login first"
     )
+
+
+@pytest.fixture
+def server():
+    """Speaks as much of W&B's GraphQL as W&B's client asks for, on this machine; keeps what is saved."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            answer = self.server.answer(json.loads(body)) if self.path == "/graphql" else {}
+            content = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *args):
+            pass
+
+    def answer(asked):
+        if "upsertView" not in asked["query"]:
+            teams = {"edges": []}
+            person = {
+                "id": "1",
+                "entity": "lab",
+                "username": "lab",
+                "email": "",
+                "flags": "{}",
+                "teams": teams,
+            }
+            return {"data": {"viewer": person if found.is_known else None}}
+        if found.refusal:
+            return {"data": None, "errors": [{"message": found.refusal}]}
+        found.saved.append(asked["variables"])
+        view = {"id": "view-1", "name": asked["variables"]["name"]}
+        return {"data": {"upsertView": {"view": view, "inserted": True}}}
+
+    found = HTTPServer(("127.0.0.1", 0), Handler)
+    found.answer, found.saved, found.is_known, found.refusal = answer, [], True, ""
+    thread = threading.Thread(target=found.serve_forever, daemon=True)
+    thread.start()
+    yield found
+    found.shutdown()
+    thread.join()
+    found.server_close()
+
+
+def account(server):
+    return {"WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}", "WANDB_API_KEY": "0" * 40}
+
+
+def test_what_a_server_gets_is_read_back_as_the_same_dashboard(tmp_path, server):
+    from wandb_workspaces.workspaces import Workspace
+    from wandb_workspaces.workspaces.internal import View, WorkspaceViewspec
+
+    done = save(tmp_path, **account(server))
+    assert done.returncode == 0, done.stderr
+    (sent,) = server.saved
+    assert (sent["entityName"], sent["projectName"], sent["type"]) == ("lab", "spikes", "project-view")
+    short = sent["name"].removeprefix("nw-").removesuffix("-v")
+    assert done.stdout.strip() == f"{account(server)['WANDB_BASE_URL']}/lab/spikes?nw={short}"
+    view = View(
+        entity="lab", project="spikes", display_name=sent["displayName"], name=sent["name"], id="view-1",
+        spec=WorkspaceViewspec.model_validate_json(sent["spec"]),
+    )  # fmt: skip
+    read = Workspace._from_model(view)
+    meant = make_workspace(WorkspaceSpec(entity="lab", project="spikes"))
+    assert [section.name for section in read.sections] == [section.name for section in meant.sections]
+    for one, other in zip(read.sections, meant.sections, strict=True):
+        # Each panel is told apart by a number that W&B's client draws.
+        panels = [[panel._to_model().model_dump(exclude={"id"}) for panel in s.panels] for s in (one, other)]
+        assert panels[0] == panels[1], one.name
+
+
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [
+        ("nobody knows the key", "error: Failed to verify credentials with"),
+        ("the project is not there", "error: input: project spikes not found"),
+        pytest.param("away", "error: Failed to verify credentials with", marks=pytest.mark.slow),
+    ],
+)
+def test_a_server_that_refuses_or_is_away_is_one_line(tmp_path, server, trouble, message):
+    server.is_known = trouble != "nobody knows the key"
+    server.refusal = "project spikes not found"
+    at = {"WANDB_BASE_URL": "http://127.0.0.1:9"} if trouble == "away" else {}
+    done = save(tmp_path, **account(server) | at)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert server.saved == []
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
 
 
 def test_without_the_extra_it_says_how_to_install_it(monkeypatch, capsys):
