@@ -2,6 +2,9 @@
 
     python data/make_backbones.py            # all of them
     python data/make_backbones.py pursuit    # one
+    python data/make_backbones.py dense anew # from the start, whatever there is
+
+Stopped, the same command goes on: weights of the same recipe are kept, and so are the scores that they have.
 
 Each is what ``train.py training=pretrain`` makes with the overrides below. It is pretrained on neurons of the
 bank's source half; the recordings that are simulated to be learned and sorted take theirs from the other
@@ -18,7 +21,6 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -79,58 +81,96 @@ def pooled_accuracy(plan: TrainingPlan, backbone: Path | None, folder: Path) -> 
     return score(target.ground_truth, found, start_sample=start, stop_sample=stop).pooled_accuracy
 
 
-def try_out(name: str, shipped: Path, folder: Path) -> Iterator[dict[str, Any]]:
-    """Score recordings from nothing, from a backbone of their own, and from the one that ships."""
-    for number, overrides in enumerate(TRIALS[name]):
-        model = [] if overrides[0].startswith("model=") else [f"model={name}"]
-        plan = plan_of(*model, "label_budget=per_unit", *overrides)
-        own, _ = find_or_make_backbone(
-            plan.source, plan.pretraining, plan.settings, cache=plan.cache, folder=folder / f"{number}_own"
-        )
-        row: dict[str, Any] = {"recording": " ".join(overrides)}
-        for kind, backbone in (("scratch", None), ("own", own), ("shipped", shipped)):
-            accuracy = pooled_accuracy(plan, backbone, folder / f"{number}_{kind}")
-            row[kind] = round(accuracy, 4)
-        print(row, flush=True)
-        yield row
+# What a learning starts from; what costs most comes last, so that an unfinished table has the others.
+KINDS = ("scratch", "shipped", "own")
 
 
-def make(name: str, folder: Path) -> None:
-    """Make one backbone, with its card, and put both into the package."""
-    overrides = ["training=pretrain", *RECIPES[name]]
-    plan = plan_of(*overrides)
-    made, metrics = find_or_make_backbone(
-        plan.source, plan.pretraining, plan.settings, cache=plan.cache, folder=folder
-    )
-    target = Path(pretrained.__file__).parent / f"{name}.safetensors"
-    shutil.copyfile(made, target)
-    card = load_card(target)
-    story: dict[str, Any] = {
-        "command": shlex.join(["python", "train.py", *overrides]),
-        "source": plan.source.to_dict(),
+def try_out(name: str, shipped: Path, folder: Path) -> None:
+    """Score recordings from nothing, from the backbone that ships, and from one of their own.
+
+    Each score is written into the story of the shipped one as soon as it is known; those that stand there are
+    not measured again.
+    """
+    path = shipped.with_suffix(".json")
+    story = json.loads(path.read_text(encoding="utf-8"))
+    known = {row["recording"]: row for row in story["scores"]}
+    trials = {" ".join(overrides): overrides for overrides in TRIALS[name]}
+    rows = [known.get(recording, {"recording": recording}) for recording in trials]
+    for kind in KINDS:
+        for number, row in enumerate(rows):
+            if kind in row:
+                continue
+            overrides = trials[row["recording"]]
+            model = [] if overrides[0].startswith("model=") else [f"model={name}"]
+            plan = plan_of(*model, "label_budget=per_unit", *overrides)
+            backbone = {"scratch": None, "shipped": shipped}.get(kind)
+            if kind == "own":
+                backbone, _ = find_or_make_backbone(
+                    plan.source,
+                    plan.pretraining,
+                    plan.settings,
+                    cache=plan.cache,
+                    folder=folder / f"{number}_made",
+                )
+            row[kind] = round(pooled_accuracy(plan, backbone, folder / f"{number}_{kind}"), 4)
+            print(kind, row, flush=True)
+            story["scores"] = [row for row in rows if len(row) > 1]
+            write_json(path, story)
+
+
+def is_made(path: Path, command: str, plan: TrainingPlan) -> bool:
+    """Whether the package has what this recipe makes."""
+    if not (path.is_file() and path.with_suffix(".json").is_file()):
+        return False
+    story = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    recipe = {
+        "command": command,
         "source_digest": plan.source.digest(),
-        "template_bank": TemplateBank.load().digest,
-        "learning": asdict(plan.pretraining),
-        "seed": card.seed,
-        "created": card.created,
-        "versions": card.versions,
-        "weights_digest": card.weights_digest,
-        "file_digest": sha256_of_file(target),
-        "validation": metrics,
-        "scores": [],
+        "learning": json.loads(json.dumps(asdict(plan.pretraining))),
+        "file_digest": sha256_of_file(path),
     }
-    # Beside the weights from the start: without it they are of no use.
-    write_json(target.with_suffix(".json"), story)
-    for row in try_out(name, target, folder):
-        story["scores"].append(row)
+    return all(story[name] == value for name, value in recipe.items())
+
+
+def make(name: str, folder: Path, *, anew: bool) -> None:
+    """Make one backbone, with its card, put both into the package, and try it out."""
+    overrides = ["training=pretrain", *RECIPES[name]]
+    command = shlex.join(["python", "train.py", *overrides])
+    plan = plan_of(*overrides)
+    target = Path(pretrained.__file__).parent / f"{name}.safetensors"
+    if anew or not is_made(target, command, plan):
+        made, metrics = find_or_make_backbone(
+            plan.source, plan.pretraining, plan.settings, cache=plan.cache, folder=folder
+        )
+        shutil.copyfile(made, target)
+        card = load_card(target)
+        story: dict[str, Any] = {
+            "command": command,
+            "source": plan.source.to_dict(),
+            "source_digest": plan.source.digest(),
+            "template_bank": TemplateBank.load().digest,
+            "learning": asdict(plan.pretraining),
+            "seed": card.seed,
+            "created": card.created,
+            "versions": card.versions,
+            "weights_digest": card.weights_digest,
+            "file_digest": sha256_of_file(target),
+            "validation": metrics,
+            "scores": [],
+        }
+        # Beside the weights from the start: without it they are of no use.
         write_json(target.with_suffix(".json"), story)
+    try_out(name, target, folder)
     print(json.dumps({"made": str(target), "bytes": target.stat().st_size}))
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
+    words = sys.argv[1:]
+    chosen = [word for word in words if word != "anew"] or list(RECIPES)
+    for word in chosen:
+        if word not in RECIPES:
+            sys.exit(f"error: expected one of {', '.join(RECIPES)}, got {word!r}")
     with tempfile.TemporaryDirectory() as scratch:
-        for chosen in sys.argv[1:] or RECIPES:
-            if chosen not in RECIPES:
-                sys.exit(f"error: expected one of {', '.join(RECIPES)}, got {chosen!r}")
-            make(chosen, Path(scratch) / chosen)
+        for word in chosen:
+            make(word, Path(scratch) / word, anew="anew" in words)

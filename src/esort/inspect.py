@@ -113,11 +113,12 @@ def _story(path: Path) -> list[tuple[str, str]]:
         f"{source['num_units']} neurons of the bank's {source['split']} half, {source['probe']['label']}, "
         f"{source['duration_s']:g} s, noise {source['noise']['level_uv']:g} µV, seed {source['seed']}"
     )
+    kinds = {"scratch": "without", "shipped": "with this backbone", "own": "with one for that probe"}
     scores = [
         (
             "pooled",
-            f"{row['recording']}: {row['scratch']:.4f} without, {row['shipped']:.4f} with this backbone, "
-            f"{row['own']:.4f} with one for that probe",
+            f"{row['recording']}: "
+            + ", ".join(f"{row[kind]:.4f} {text}" for kind, text in kinds.items() if kind in row),
         )
         for row in story["scores"]
     ]
