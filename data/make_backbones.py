@@ -81,41 +81,44 @@ def pooled_accuracy(plan: TrainingPlan, backbone: Path | None, folder: Path) -> 
     return score(target.ground_truth, found, start_sample=start, stop_sample=stop).pooled_accuracy
 
 
-# What a learning starts from; what costs most comes last, so that an unfinished table has the others.
-KINDS = ("scratch", "shipped", "own")
-
-
 def try_out(name: str, shipped: Path, folder: Path) -> None:
     """Score recordings from nothing, from the backbone that ships, and from one of their own.
 
-    Each score is written into the story of the shipped one as soon as it is known; those that stand there are
-    not measured again.
+    Scores are written into the story of the shipped one as soon as they are known; those that stand there are
+    not measured again. What costs most, a backbone for each recording, comes last.
     """
     path = shipped.with_suffix(".json")
     story = json.loads(path.read_text(encoding="utf-8"))
     known = {row["recording"]: row for row in story["scores"]}
     trials = {" ".join(overrides): overrides for overrides in TRIALS[name]}
-    rows = [known.get(recording, {"recording": recording}) for recording in trials]
-    for kind in KINDS:
-        for number, row in enumerate(rows):
-            if kind in row:
-                continue
-            overrides = trials[row["recording"]]
+    rows = {recording: known.get(recording, {"recording": recording}) for recording in trials}
+    for kinds in (("scratch", "shipped"), ("own",)):
+        for number, (recording, overrides) in enumerate(trials.items()):
             model = [] if overrides[0].startswith("model=") else [f"model={name}"]
-            plan = plan_of(*model, "label_budget=per_unit", *overrides)
-            backbone = {"scratch": None, "shipped": shipped}.get(kind)
-            if kind == "own":
-                backbone, _ = find_or_make_backbone(
-                    plan.source,
-                    plan.pretraining,
-                    plan.settings,
-                    cache=plan.cache,
-                    folder=folder / f"{number}_made",
-                )
-            row[kind] = round(pooled_accuracy(plan, backbone, folder / f"{number}_{kind}"), 4)
-            print(kind, row, flush=True)
-            story["scores"] = [row for row in rows if len(row) > 1]
+            for kind in kinds:
+                if kind not in rows[recording]:
+                    plan = plan_of(*model, "label_budget=per_unit", *overrides)
+                    accuracy = try_one(kind, plan, shipped, folder / f"{number}_{kind}")
+                    rows[recording][kind] = round(accuracy, 4)
+                    print(kind, rows[recording], flush=True)
+            story["scores"] = [row for row in rows.values() if {"scratch", "shipped"} <= set(row)]
             write_json(path, story)
+
+
+def try_one(kind: str, plan: TrainingPlan, shipped: Path, folder: Path) -> float:
+    """Score a recording that is learned from nothing, from what ships, or from a backbone of its own."""
+    if kind == "scratch":
+        return pooled_accuracy(plan, None, folder)
+    if kind == "shipped":
+        return pooled_accuracy(plan, shipped, folder)
+    own, _ = find_or_make_backbone(
+        plan.source,
+        plan.pretraining,
+        plan.settings,
+        cache=plan.cache,
+        folder=folder.with_name(f"{folder.name}_made"),
+    )
+    return pooled_accuracy(plan, own, folder)
 
 
 def is_made(path: Path, command: str, plan: TrainingPlan) -> bool:
