@@ -34,6 +34,19 @@ def test_few_labels_are_not_believed():
     assert planner.need("a", labels=5, accuracy=1.0).advice == "enough"
 
 
+def test_what_is_expected_with_fewer_and_more():
+    planner = LabelPlanner()
+    need = planner.need("a", labels=7, accuracy=0.6)
+    expected = dict(planner.expected(need))
+    assert expected[7] == pytest.approx(0.6)
+    assert list(expected) == sorted(expected)
+    assert list(expected.values()) == sorted(expected.values())
+    assert expected[100] == pytest.approx(1 - 0.4 * (100 / 7) ** -0.7)
+    assert expected[1] == 0  # never less than nothing
+    # as many as it is said to need reach what is aimed at
+    assert planner.target <= 1 - 0.4 * (need.needed / 7) ** -0.7 < planner.target + 0.02
+
+
 def test_units_that_do_not_fire_enough_or_cannot_be_sorted():
     planner = LabelPlanner()
     assert planner.need("a", labels=5, accuracy=0.6, available=20).advice == "more time"

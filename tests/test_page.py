@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -18,12 +18,15 @@ from spikeinterface.generation import generate_noise
 from esort.checkpoint import Card, LabelSource, save_checkpoint
 from esort.evaluation import agreement, score
 from esort.files import write_json
+from esort.label_plan import COLUMNS, LabelPlanner
 from esort.motion import FollowedMotion
 from esort.page import REPORT, try_page, write_page
 from esort.page.closeup import look_closely
+from esort.page.labels import describe_labels
 from esort.page.motion import describe_motion
 from esort.page.trains import describe_trains
 from esort.subject import Subject
+from esort.tracker import Tracker
 
 pytestmark = pytest.mark.filterwarnings("ignore:The extractor is not serializable")  # in memory
 
@@ -126,12 +129,23 @@ def found(subject):
     return NumpySorting.from_unit_dict([trains], RATE)
 
 
+def leave_labels(folder, counts):
+    """What training leaves of units with so many labels."""
+    planner = LabelPlanner()
+    needs = [planner.need(name, labels=count, accuracy=0.8) for name, count in counts.items()]
+    with Tracker(folder) as tracker:
+        tracker.table("label_plan", COLUMNS, [list(asdict(need).values()) for need in needs])
+        rows = [[need.unit_id, *point] for need in needs for point in planner.expected(need)]
+        tracker.table("label_curve", ["unit_id", "labels", "accuracy"], rows)
+
+
 @pytest.fixture(scope="module")
 def folder(subject, found, tmp_path_factory):
     times = np.arange(2.25, 12, 0.5)
     shift = np.stack([2 * np.arange(20), np.zeros(20, dtype=np.int64)], axis=1)
     motion = FollowedMotion(times_s=times, depths_um=np.array([100.0, 250.0]), shift_um=shift)
     folder = leave_run(tmp_path_factory.mktemp("run"), subject, found, motion=motion)
+    leave_labels(folder, {"a": 5, HOSTILE: 20, "left out": 2})
     write_page(folder, subject)
     return folder
 
@@ -251,6 +265,29 @@ def test_accuracy_against_the_truth(content, subject):
     assert missed[str(names[4])] == inside[4]
     assert counts[0, 0] == inside[names.index(type(names[0])(confusion["rows"][0]))]
     assert confusion["share"][0][0] == 1.0
+
+
+def test_labels_and_what_more_would_bring(content, folder, subject, found, tmp_path):
+    labels = content["labels"]
+    assert [(unit["id"], unit["labels"]) for unit in labels["units"]] == [
+        ("a", 5),
+        (HOSTILE, 20),
+        ("left out", 2),
+    ]
+    assert [unit["index"] for unit in labels["units"]] == [0, 1, None]
+    one = labels["units"][0]
+    assert one["expected"] == 0.8
+    assert one["advice"].startswith("more labels, ")
+    assert one["curve"]["accuracy"][one["curve"]["labels"].index(5)] == 0.8
+    assert one["curve"]["accuracy"] == sorted(one["curve"]["accuracy"])
+    # Their names are not those of the true units here.
+    assert labels["known"] == "measured accuracy"
+    assert [unit["measured"] for unit in labels["units"]] == [None] * 3
+    scores = {"units": [], "agreement": {"units": [{"unit_id": "a", "agreement": 0.7}]}}
+    agreed = describe_labels(folder, scores, {})
+    assert (agreed["known"], agreed["units"][0]["measured"]) == ("agreement with the teacher", 0.7)
+    assert describe_labels(folder, None, {})["known"] == ""
+    assert describe_labels(tmp_path, None, {}) is None
 
 
 def test_motion_of_the_tissue(content, subject, found, tmp_path):
@@ -486,6 +523,8 @@ def test_a_browser_clicks_through_the_units(opened, content):
     assert opened.locator("#unit svg.main-svg").count() > 0
     opened.locator("#list .row").first.click()
     assert drawn(opened, "motion") == [20, 20]
+    curves = [len(unit["curve"]["labels"]) for unit in content["labels"]["units"]]
+    assert drawn(opened, "labels") == [*curves, 0]
 
 
 def test_a_browser_finds_sorts_and_walks(opened, content):
@@ -541,4 +580,5 @@ def test_a_browser_opens_a_page_without_spikes(browser, subject, tmp_path):
         assert faults == []
         assert page.locator("#units").is_hidden() == (unit_ids == [])
         assert page.locator("#motion-panel").is_hidden()
+        assert page.locator("#labels-panel").is_hidden()
         page.close()

@@ -52,6 +52,7 @@ def test_curves_tables_and_pictures_are_those_that_a_run_logs(sections, trained)
     tables = {path.stem for path in (trained.folder / "tables").glob("*.csv")}
     text = json.dumps(sections["Units"])
     assert all(f'"{name}"' in text and name in tables for name in ("units", "label_plan"))
+    assert "label_curve" in tables  # a panel of its own
 
 
 @pytest.mark.parametrize(

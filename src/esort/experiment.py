@@ -163,7 +163,7 @@ def _backbone(
 
 
 def _plan_labels(planner: LabelPlanner, labels: LabelledSpikes, folder: Path, tracker: Tracker) -> None:
-    """Say which units need how many more labels, in ``tables/label_plan.csv`` and in the log."""
+    """Say which units need how many more labels: tables ``label_plan`` and ``label_curve``, and the log."""
     path = folder / "calibration.json"
     if not path.is_file():
         return
@@ -171,6 +171,16 @@ def _plan_labels(planner: LabelPlanner, labels: LabelledSpikes, folder: Path, tr
     counts = dict(zip(labels.unit_ids, labels.counts().tolist(), strict=True))
     needs = planner.of_calibration(json.loads(path.read_text(encoding="utf-8")), counts, seconds)
     tracker.table("label_plan", COLUMNS, [list(asdict(need).values()) for need in needs])
+    tracker.panel(
+        "label_curve",
+        ["unit_id", "labels", "accuracy"],
+        [[need.unit_id, *point] for need in needs for point in planner.expected(need)],
+        kind="line",
+        x="labels",
+        y="accuracy",
+        group="unit_id",
+        title="expected accuracy over labels",
+    )
     lacking = [need for need in needs if need.advice != "enough"]
     if lacking:
         shown = ", ".join(f"{need.unit_id} ({need.more or need.advice})" for need in lacking)
@@ -202,6 +212,6 @@ def _draw_curve(tracker: Tracker, path: Path) -> bool:
     try:
         plot_curve(tracker.folder / "metrics.csv", path)
     except ValueError as error:
-        logger.info("no learning curve: %s", error)
+        logger.debug("no learning curve: %s", error)
         return False
     return True

@@ -17,6 +17,7 @@ __all__ = ["COLUMNS", "LabelNeed", "LabelPlanner", "expected_accuracy", "needs_o
 _TYPICAL = ErrorCurve(floor=0.0, scale=0.3, exponent=0.7)
 # Nobody labels more than this by hand.
 MAX_LABELS = 1000
+_SHOWN = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, MAX_LABELS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +116,25 @@ class LabelPlanner:
         error = max(1 - accuracy, curve.error(labels), 1e-9)
         wanted = curve.error(labels) * (1 - self.target) / error
         return _need(unit_id, labels, 1 - error, self.target, curve.labels_for(wanted), available)
+
+    def expected(self, need: LabelNeed) -> list[tuple[int, float]]:
+        """Accuracy that is expected of a unit with fewer and with more labels.
+
+        Parameters
+        ----------
+        need : LabelNeed
+            See `need`.
+
+        Returns
+        -------
+        list of (labels, accuracy)
+            From 1 to 1000 labels, with the number that the unit has among them.
+        """
+        curve = self.error_curve()
+        scale = (1 - need.accuracy) / max(curve.error(need.labels), 1e-9)
+        return [
+            (labels, 1 - min(1.0, scale * curve.error(labels))) for labels in sorted({*_SHOWN, need.labels})
+        ]
 
     def of_calibration(
         self, calibration: Mapping[str, Any], labels: Mapping[Any, int], labelled_s: float

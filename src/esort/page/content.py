@@ -15,6 +15,7 @@ from esort.page.closeup import Closeup, look_closely
 from esort.page.comparison import accuracy_of_units, agreement_matrix, confusion_matrix
 from esort.page.facts import describe_cards, describe_facts, describe_notes
 from esort.page.health import describe_health
+from esort.page.labels import describe_labels
 from esort.page.motion import describe_motion
 from esort.page.numbers import rounded
 from esort.page.trains import describe_trains
@@ -112,6 +113,7 @@ def describe_run(
         "metrics": {"columns": columns, "rows": rows},
         "accuracy": accuracy_of_units(scores, subject.signal_to_noise, snr, indices),
         "confusion": confusion,
+        "labels": describe_labels(folder, scores, indices),
         "pictures": _pictures(folder),
         "notes": describe_notes(closeup, quantity),
         "facts": describe_facts(run, card),

@@ -216,6 +216,21 @@ function drawAccuracy() {
     layout(confusion.across, confusion.down, { xaxis: axis(confusion.columns), yaxis: { ...axis(confusion.rows), autorange: "reversed" } }));
 }
 
+function drawLabels() {
+  const labels = content.labels;
+  if (!labels) return;
+  byId("labels-panel").hidden = false;
+  byId("labels-note").textContent = `lines: what calibration expects, had the unit more labels or fewer; ${labels.known ? `points: ${labels.known} with those it has` : "points: expected with those it has"}`;
+  const shade = (unit, alpha) => (unit.index === null ? "#b9c0c9" : colour(unit.index, alpha));
+  const lines = labels.units.map((unit) => ({ type: "scatter", mode: "lines", x: unit.curve.labels, y: unit.curve.accuracy, line: { color: shade(unit, 0.45), width: 1.4 }, hoverinfo: "skip" }));
+  const shown = labels.units.filter((unit) => !labels.known || unit.measured !== null);
+  const now = { type: "scatter", mode: "markers", x: shown.map((unit) => unit.labels), y: shown.map((unit) => (labels.known ? unit.measured : unit.expected)), customdata: shown.map((unit) => unit.index),
+    text: shown.map((unit) => escaped(`unit ${unit.id}, ${unit.labels} labels: ${unit.advice}`)), hovertemplate: "%{text}<br>%{y:.3f}<extra></extra>",
+    marker: { size: 9, color: shown.map((unit) => shade(unit, 0.85)), line: { color: "#fff", width: 1 } } };
+  draw("labels", [...lines, now], layout("labels of the unit", "accuracy", { xaxis: { type: "log" }, yaxis: { range: [-0.03, 1.04] } }));
+  byId("labels").on("plotly_click", (event) => { const index = event.points[0].customdata; if (index !== null && index !== undefined) choose(index); });
+}
+
 function fillRest() {
   byId("subtitle").textContent = content.subtitle;
   for (const { name, value, note } of content.cards) {
@@ -236,7 +251,7 @@ function fillRest() {
   }
 }
 
-fillRest(); drawOverview(); fillList(); fillMetrics(); drawAccuracy();
+fillRest(); drawOverview(); fillList(); fillMetrics(); drawAccuracy(); drawLabels();
 if (content.units.length) choose(Math.max(0, content.units.findIndex((unit) => unit.waveform)), false);
 else byId("units").hidden = true;
 document.body.dataset.ready = "true";
