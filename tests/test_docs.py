@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from entries import ROOT, run
@@ -75,7 +76,16 @@ def commands(page):
                 yield Command(page, tuple(words))
 
 
+def inline(page):
+    """Commands in the text and in tables."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for words in re.findall(r"`((?:python|esort|make|pip|wandb) [^`]+)`", text):
+        if "..." not in words:
+            yield Command(page, tuple(shlex.split(words)))
+
+
 COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands(page)))
+INLINE = list(dict.fromkeys(command for page in PAGES for command in inline(page)))
 
 
 def normal(words):
@@ -152,7 +162,7 @@ def check_wandb(words):
         assert words[0] in ("login", "sync", "agent")
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=str)
+@pytest.mark.parametrize("command", dict.fromkeys(COMMANDS + INLINE), ids=str)
 def test_command(command):
     program, *words = normal(command.words)
     checks = {"python": check_python, "make": check_make, "pip": check_pip, "wandb": check_wandb}
@@ -262,9 +272,7 @@ def is_long(command):
     if program != "python" or words[0] not in ("train.py", "sort.py") or "--help" in words:
         return False
     # Teachers that sort by themselves take minutes, and have tests of their own; executors too.
-    return not re.search(
-        r"teacher=(?!sorting)|executor=|trainer\.devices|recording\.path=[A-Z/]|runs/RUN", " ".join(words)
-    )
+    return not re.search(r"teacher=(?!sorting)|executor=|trainer\.devices|recording\.path=/", " ".join(words))
 
 
 @pytest.mark.slow
@@ -273,7 +281,7 @@ def test_command_runs(command, desk, trained, tmp_path):
     _, script, *words = normal(command.words)
     overrides = [
         re.sub(r"=(recording|day[12]_g0|phy_folder|model\.safetensors|my_probe\.json)$", rf"={desk}/\1", one)
-        for one in overrides_of(words)
+        for one in (word.replace("=FOLDER", "=recording") for word in overrides_of(words))
         if not one.startswith(("hydra.run.dir=", "hydra.sweep.dir=", "output=", "recording.stream_id="))
     ]
     overrides = [re.sub(r"checkpoint=.*", f"checkpoint={trained.checkpoint}", one) for one in overrides]
@@ -302,6 +310,33 @@ def test_command_runs(command, desk, trained, tmp_path):
     if "plan_only=true" not in " ".join(more):
         assert (tmp_path / "out" / "run.json").is_file()
         assert json.loads((tmp_path / "out" / "run.json").read_text())["num_units"] >= 1
+
+
+def is_tool(command):
+    program, *words = normal(command.words)
+    return program == "python" and (words[0] == "-m" or words[0].startswith("examples/sort_with"))
+
+
+@pytest.mark.slow
+def test_tools_run(desk, trained_pursuit, tmp_path):
+    """Doctor, inspect, export and what sorts with the exported model, in the order of the pages."""
+    checkpoint = tmp_path / "model.safetensors"
+    shutil.copyfile(trained_pursuit.checkpoint, checkpoint)
+    recording = load(desk / "recording")
+    traces = recording.get_traces(end_frame=40_000, return_in_uv=True) / 0.195  # the page's step
+    np.round(traces).astype(np.int16).tofile(tmp_path / "traces.raw")
+    ran = []
+    for command in filter(is_tool, COMMANDS):
+        _, *words = normal(command.words)
+        words = [ROOT / words[0] if words[0].endswith(".py") else words[0], *words[1:]]
+        words = [re.sub(r"=day1_g0$", f"={desk}/day1_g0", str(word)) for word in words]
+        words = [re.sub(r"runs/day1/model.safetensors$", str(checkpoint), word) for word in words]
+        words = [word for word in words if not word.startswith("recording.stream_id=")]
+        done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        ran.append(words[1] if words[0] == "-m" else Path(words[0]).stem)
+    assert set(ran) >= {"esort.doctor", "esort.inspect", "esort.export", "sort_with_onnx"}
+    assert np.load(tmp_path / "spikes.npz")["sample_index"].size > 3
 
 
 @pytest.mark.slow
