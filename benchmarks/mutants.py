@@ -1,14 +1,15 @@
 """Do the tests notice when the code is changed? Mutants of the post-processing and of the labels.
 
-    python benchmarks/mutants.py                        # 200 mutants: about half an hour on 2 cores
-    python benchmarks/mutants.py count=50 seed=3 modules=labels,postprocess/spikes
+    python benchmarks/mutants.py                        # 200 mutants, or as many as an hour is enough for
+    python benchmarks/mutants.py count=1000 minutes=30 seed=3 modules=labels,postprocess/spikes
 
 Cosmic Ray's operators change one place of a module: another operator, comparison or number, a negated
 condition, a loop that never runs, and so on. Places are drawn at random, and one change at each. Every mutant
 meets the tests of its module in a process of its own, forked from one that has imported all that is slow; it
-is killed when a test fails, or when it takes ten times the processor time that the whole code takes. Modules
-that numba compiles run as Python. Left out: type annotations, texts, ``__all__``, what only compiles, changes
-that are no Python.
+is killed when a test fails, or when it takes four times the processor time that the whole code takes, or
+20 s of it for one test. That the tests hold for the whole code is seen first; ``check=false`` believes it.
+Modules that numba compiles run as Python. Left out: type annotations, texts, ``__all__``, what only compiles,
+changes that are no Python.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import importlib.util
 import math
 import re
 import resource
+import signal
 import sys
 import time
 import warnings
@@ -32,18 +34,36 @@ import numpy as np
 from options import read_options  # beside this file
 
 ROOT = Path(__file__).parents[1]
-POSTPROCESS = [f"test_postprocess{name}" for name in ("_conflicts", "", "_fit", "_stepwise")]
-# What is most likely to notice comes first.
+# The tests of a module, what is most likely to notice first. The engine of array operations and the compiled
+# one give the same spikes, and most tests take both: a module of one of them meets its own half.
+BASIC, CONFLICTS, FIT, STEPWISE, VECTORS = (
+    f"test_postprocess{name}" for name in ("", "_conflicts", "_fit", "_stepwise", "_vectors")
+)
 TESTS = {
     "labels": ["test_labels"],
     "labelled_spikes": ["test_labels"],
-    "postprocess/compiled_vectors": ["test_postprocess_vectors"],
+    "postprocess/checks": [FIT, BASIC, CONFLICTS, STEPWISE],
+    "postprocess/compaction": [FIT, BASIC, CONFLICTS],
+    "postprocess/compiled": [BASIC],
+    "postprocess/compiled_graph": [CONFLICTS, FIT],
+    "postprocess/compiled_kernels": [CONFLICTS, FIT, STEPWISE],
+    "postprocess/compiled_vectors": [VECTORS],
+    "postprocess/compiled_window": [CONFLICTS, FIT, STEPWISE],
+    "postprocess/conflicts": [CONFLICTS, FIT],
+    "postprocess/detect": [BASIC, FIT],
+    "postprocess/engine": [BASIC, CONFLICTS, FIT],
+    "postprocess/fit": [FIT, STEPWISE],
+    "postprocess/fixed_point": [CONFLICTS, FIT, STEPWISE],
+    "postprocess/lowering": [FIT, CONFLICTS, BASIC],
+    "postprocess/reach": [BASIC, CONFLICTS],
+    "postprocess/rounds": [FIT, CONFLICTS, BASIC],
+    "postprocess/sliding": [BASIC, CONFLICTS, FIT],
+    "postprocess/sparse": [BASIC],
+    "postprocess/spikes": [BASIC, FIT],
+    "postprocess/stepwise": [STEPWISE],
+    "postprocess/table": [CONFLICTS, BASIC, FIT],
 }
-FIRST = {
-    "test_postprocess_stepwise": {"stepwise"},
-    "test_postprocess_fit": {"checks", "compaction", "fit", "fixed_point", "lowering", "rounds", "sparse"},
-    "test_postprocess": {"compiled", "detect", "reach", "sliding", "spikes"},
-}
+ONLY_ARRAY = {"compaction", "lowering", "rounds", "sliding", "sparse"}
 # A change in these is seen by Python, not by machine code that was made before it.
 UNCOMPILED = {
     "compiled",
@@ -57,15 +77,21 @@ UNCOMPILED = {
 # JAX compiles every operation for every shape; processes of their own see the code as it is.
 LEFT_OUT = "not jax and not imports_no_array_library and not imports_without and not static_core"
 # Loops over long recordings take minutes in Python; the shorter tests beside them know the same.
-LEFT_OUT_UNCOMPILED = f"{LEFT_OUT} and not (chunked_equals_whole and numba) and not any_pieces"
+LEFT_OUT_ARRAY = f"{LEFT_OUT} and not numba"
+LEFT_OUT_UNCOMPILED = f"{LEFT_OUT} and not array and not (chunked_equals_whole and numba) and not any_pieces"
 DEFAULTS = {
     "count": "200",
+    "minutes": "60",
     "seed": "0",
     "workers": "2",
     "modules": "all",
+    "check": "true",
     "output": "benchmarks/results/mutants.json",
 }
-PATIENCE = 10
+PATIENCE = 4
+WALL_PATIENCE = 20
+USUAL_S = 25
+MOST_S_OF_A_TEST = 20
 MOST_BYTES = 2**34
 
 
@@ -175,6 +201,14 @@ def draw(modules, count, rng):
     return mutants, len(places)
 
 
+class Patience:
+    """Ends the process where one test takes so much processor time: a loop that has no end any more."""
+
+    def pytest_runtest_logstart(self, nodeid, location):
+        """Begin to count, before each test."""
+        signal.setitimer(signal.ITIMER_PROF, MOST_S_OF_A_TEST)
+
+
 class Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Gives one module of the package another source."""
 
@@ -196,20 +230,17 @@ class Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             exec(compile(self.source, module.__file__, "exec"), module.__dict__)  # noqa: S102
 
 
-def tests_of(module):
-    """Names of the files of tests, in order."""
-    name = module.rpartition("/")[2]
-    first = [tests for tests, modules in FIRST.items() if name in modules]
-    return TESTS.get(module) or list(dict.fromkeys([*first, *POSTPROCESS]))
-
-
 def is_uncompiled(module):
     return module.rpartition("/")[2] in UNCOMPILED
 
 
-def kind_of(module):
-    """Modules of one kind have tests that take as long."""
-    return frozenset(tests_of(module)), is_uncompiled(module)
+def tests_of(module):
+    """Files of tests, in order, and which tests of them."""
+    if is_uncompiled(module):
+        wanted = LEFT_OUT_UNCOMPILED + (" and not across_steps" if STEPWISE not in TESTS[module][:1] else "")
+    else:
+        wanted = LEFT_OUT_ARRAY if module.rpartition("/")[2] in ONLY_ARRAY else LEFT_OUT
+    return tuple(f"tests/{name}.py" for name in TESTS[module]), wanted
 
 
 def import_what_is_slow():
@@ -239,6 +270,7 @@ def start(module, source, limit_s):
     try:
         resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 1))
         resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+        signal.alarm(WALL_PATIENCE * limit_s)
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, 1)
         os.dup2(nothing, 2)
@@ -251,8 +283,8 @@ def start(module, source, limit_s):
         numba.core.config.reload_config()
         os.chdir(ROOT)
         options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:faulthandler", "-W", "ignore"]
-        wanted = LEFT_OUT_UNCOMPILED if is_uncompiled(module) else LEFT_OUT
-        code = int(pytest.main([*options, "-k", wanted, *(f"tests/{name}.py" for name in tests_of(module))]))
+        files, wanted = tests_of(module)
+        code = int(pytest.main([*options, "-k", wanted, *files], plugins=[Patience()]))
     finally:
         os._exit(code)
 
@@ -285,22 +317,26 @@ def main(arguments):
     rng = np.random.default_rng(int(options["seed"]))
     mutants, num_places = draw(modules, int(options["count"]), rng)
     import_what_is_slow()
-    begin = time.perf_counter()
-    whole = {}
-    for module in sorted({mutant.module for mutant in mutants}):
-        tests = kind_of(module)
-        if tests not in whole:
-            ((_, code, whole[tests]),) = outcomes([(0, module, None, 3600)], 1)
+    whole = {tests_of(mutant.module): USUAL_S for mutant in mutants}
+    if options["check"] == "true":
+        kinds = {tests_of(mutant.module): mutant.module for mutant in mutants}
+        unchanged = ((module, module, None, 3600) for module in kinds.values())
+        for module, code, taken_s in outcomes(unchanged, int(options["workers"])):
             if code != 0:
                 sys.exit(f"the tests of {module} fail without a change: exit code {code}")
-            print(f"{module}: its tests take {whole[tests]:.0f} s", flush=True)
+            whole[tests_of(module)] = taken_s
+            print(f"{module}: its tests take {taken_s:.0f} s", flush=True)
+    begin = time.perf_counter()
     jobs = (
-        (mutant, mutant.module, mutant.source, round(PATIENCE * whole[kind_of(mutant.module)]) + 5)
+        (mutant, mutant.module, mutant.source, round(PATIENCE * whole[tests_of(mutant.module)]) + 5)
         for mutant in mutants
+        # They come in random order, so those before the end of the time are a sample too.
+        if time.perf_counter() < begin + 60 * float(options["minutes"])
     )
     rows = []
-    for mutant, code, _ in outcomes(jobs, int(options["workers"])):
+    for mutant, code, taken_s in outcomes(jobs, int(options["workers"])):
         rows.append({"module": mutant.module, "survived": code == 0})
+        print(f"{len(rows)}. {mutant.module}: {code}, {taken_s:.0f} s", flush=True)
         if code == 0:
             rows[-1] |= {"line": mutant.line, "operator": mutant.operator, "change": mutant.change}
             print(f"survived: {mutant.module}:{mutant.line} {mutant.operator}: {mutant.change}", flush=True)

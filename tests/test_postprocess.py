@@ -232,6 +232,24 @@ def test_what_is_undecided_after_the_last_round_is_no_spike():
     assert undecided[:, 0].nonzero()[0].tolist() == [20, 24, 28, 32, 36, 40, 44, 48]
 
 
+@pytest.mark.parametrize("engine", ["array", "numba"])
+@pytest.mark.parametrize(("places", "winner"), [((20, 20), 0), ((22, 20), 1), ((20, 22), 0)])
+def test_of_equal_spikes_the_earlier_wins_then_the_lower_unit(places, winner, engine):
+    probabilities = np.zeros((40, 2), dtype=np.float32)
+    for unit, sample in enumerate(places):
+        probabilities[sample, unit] = 0.75
+    found = detect_spikes(
+        probabilities,
+        sampling_frequency=RATE_HZ,
+        thresholds=0.5,
+        smoothing_ms=0.0,
+        refractory_ms=0.4,
+        conflicts=ConflictTable.from_pairs(2, np.array([[1, 0]]), exclusive_samples=3),
+        engine=engine,
+    )
+    assert as_lists(found) == [(places[winner], winner, 0.75)]
+
+
 @pytest.mark.parametrize("smoothing_ms", [0.0, 0.3, 0.5, 1.0])
 def test_spikes_are_where_they_were_put(smoothing_ms):
     rng = np.random.default_rng(3)
