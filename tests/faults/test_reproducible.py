@@ -4,8 +4,10 @@ import json
 import shutil
 from dataclasses import replace
 
+import numba
 import numpy as np
 import pytest
+import torch
 from entries import run
 
 from esort import chunks as chunks_module
@@ -73,6 +75,26 @@ def test_any_number_of_workers_any_chunk_and_streaming_give_the_same_integers(
     pieces.append(streaming.finish())
     found = np.concatenate([arrays(piece) for piece in pieces], axis=1)
     np.testing.assert_array_equal(found[:, np.lexsort(found[::-1])], arrays(wanted))
+
+
+@pytest.mark.parametrize("name", ["trained", "trained_pursuit"])
+def test_the_number_of_threads_changes_no_integer(request, name):
+    """PyTorch's and Numba's threads, as OMP_NUM_THREADS and NUMBA_NUM_THREADS would set them."""
+    one = request.getfixturevalue(name)
+    sorter, recording = Sorter.load(one.checkpoint), one.subject().recording
+    before = torch.get_num_threads(), numba.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+            found.append(sorter.sort(recording).spikes)
+    finally:
+        torch.set_num_threads(before[0])
+        numba.set_num_threads(before[1])
+    assert len(found[0]) > 10
+    np.testing.assert_array_equal(arrays(found[0]), arrays(found[1]))
+    np.testing.assert_array_equal(found[0].probability, found[1].probability)
 
 
 def test_a_manifest_goes_out_with_every_result(trained, trained_pursuit, sorted_folder):
