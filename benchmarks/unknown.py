@@ -1,13 +1,15 @@
 """Neurons that nobody labelled: how many of their spikes come out as unknown events, and how many are false.
 
     python benchmarks/unknown.py                          # 128 channels, 4 minutes on 2 cores
-    python benchmarks/unknown.py probe=neuronexus32 left_out=0.2
+    python benchmarks/unknown.py probe=neuronexus32 left_out=0.1 seeds=0,1,2
 
-Units are learned from 10 labelled spikes each in the first half of the simulated recording of ``train.py``,
-once all of them and once without a part, drawn at random; the second half is sorted.
+Units are learned from 10 labelled spikes each in the first half of the simulated recordings of ``train.py``,
+one for each seed, once all of them and once without a part, drawn at random; the second half is sorted.
 
 - ``recall``: spikes of a neuron that was left out with an unknown event within 0.5 ms and 100 µm of it;
 - ``as a unit``: its spikes with a spike of a known unit within 0.5 ms whose place is within 50 µm;
+- ``not doubtful``: the same without the spikes that `esort.doubtful` names;
+- ``pooled``: accuracy of the known units, and without their doubtful spikes;
 - ``false a minute``: unknown events where all neurons are known, beside what calibration expected;
 - ``share``: thread time of looking for them, as part of all thread time of sorting.
 """
@@ -17,16 +19,20 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
 import numpy as np
 from options import read_options  # beside this file
 
+from esort.doubtful import doubtful_spikes
+from esort.evaluation import score
 from esort.files import write_json
 from esort.footprints import estimate_footprints
 from esort.observer import Observer
 from esort.plan import TrainingPlan
+from esort.postprocess import Spikes
 from esort.sorter import Sorter
 from esort.subject import open_subject
 from esort.teaching import draw_labels
@@ -36,7 +42,7 @@ ROOT = Path(__file__).parents[1]
 DEFAULTS = {
     "probe": "neuropixels128",
     "left_out": "0.1",
-    "seed": "0",
+    "seeds": "0",
     "output": "benchmarks/results/unknown.json",
 }
 TOLERANCE_MS, NEAR_UM, SAME_UM = 0.5, 100.0, 50.0
@@ -79,24 +85,36 @@ def recall_of(train, place, sample_index, places, tolerance, reach):
     return float((nearest(train, own)[0] <= tolerance).mean()) if len(own) > 1 else 0.0
 
 
-def main(arguments):
-    options = read_options(arguments, DEFAULTS)
-    overrides = [f"probe={options['probe']}", "label_budget=per_unit", "labels=10", f"seed={options['seed']}"]
+def pooled_of(result, truth, known, start, stop):
+    """Pooled accuracy of the units with these names."""
+    strangers = [unit for unit in truth.unit_ids if str(unit) not in known]
+    truth = truth.remove_units(strangers) if strangers else truth
+    return float(score(truth, result.sorting(), start_sample=start, stop_sample=stop).pooled_accuracy)
+
+
+def without_doubtful(sorter, result):
+    """The result without the spikes that do not fit."""
+    kept = ~doubtful_spikes(sorter, result.spikes, result.unknown)
+    columns = (result.spikes.sample_index, result.spikes.unit_index, result.spikes.probability)
+    return replace(result, spikes=Spikes(*(column[kept] for column in columns)))
+
+
+def measure_seed(options, seed):
+    """One recording: its figures, a row for each neuron left out, and what is said of its minutes."""
+    overrides = [f"probe={options['probe']}", "label_budget=per_unit", "labels=10", f"seed={seed}"]
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         plan = TrainingPlan.from_config(hydra.compose("train", overrides))
-    for name in ("look", "push", "finish", "take"):
-        setattr(Observer, name, timed(getattr(Observer, name)))
     subject = open_subject(plan.target, ROOT / plan.cache)
     recording, truth = subject.recording, subject.ground_truth
     tolerance = round(TOLERANCE_MS * recording.sampling_frequency / 1000)
-    rng = np.random.default_rng(int(options["seed"]) + 1)
+    rng = np.random.default_rng(seed + 1)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         labels = draw_labels(subject, plan.teacher, plan.budget, seed=plan.settings.seed, folder=folder)
         stop, number = labels.stop_sample, labels.num_units
         kept = np.ones(number, dtype=bool)
         kept[rng.choice(number, max(1, round(float(options["left_out"]) * number)), replace=False)] = False
-        results, sorters = {}, {}
+        results, sorters, clean = {}, {}, {}
         for name, chosen in (("all", labels), ("some", labels.of_units(kept))):
             path = folder / name
             train_units(
@@ -104,7 +122,9 @@ def main(arguments):
             )
             sorters[name] = Sorter.load(path)
             results[name] = measure(sorters[name], recording, stop)
-    minutes = (recording.get_num_samples() - stop) / recording.sampling_frequency / 60
+            clean[name] = without_doubtful(sorters[name], results[name][0])
+    num_samples = recording.get_num_samples()
+    minutes = (num_samples - stop) / recording.sampling_frequency / 60
     prints = estimate_footprints(
         recording, truth, start_sample=0, stop_sample=min(stop, round(20 * recording.sampling_frequency))
     )
@@ -114,44 +134,68 @@ def main(arguments):
     for unit_id in np.array(labels.unit_ids, dtype=object)[~kept]:
         train = truth.get_unit_spike_train(next(one for one in truth.unit_ids if str(one) == str(unit_id)))
         train = train[train >= stop + tolerance]
-        row = {"unit": str(unit_id), "snr": round(float(subject.signal_to_noise.get(unit_id, np.nan)), 1)}
+        snr = round(float(subject.signal_to_noise.get(unit_id, np.nan)), 1)
+        row = {"seed": seed, "unit": str(unit_id), "snr": snr, "spikes": len(train)}
         place = place_of.get(str(unit_id))
         if place is None or not len(train):
             continue
         for name, (result, _) in results.items():
-            unknown, spikes = result.unknown, result.spikes
-            row[f"recall, {name} labelled"] = recall_of(
-                train, place, unknown.sample_index, unknown.position_um, tolerance, NEAR_UM
-            )
-            if name == "some":
-                row["as a unit"] = recall_of(
-                    train, place, spikes.sample_index, units_um[spikes.unit_index], tolerance, SAME_UM
-                )
-        rows.append(row | {"spikes": len(train)})
-        print(
-            "  ".join(
-                f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
-                for key, value in rows[-1].items()
-            )
-        )
+            where = result.unknown.sample_index, result.unknown.position_um
+            row[f"recall, {name} labelled"] = recall_of(train, place, *where, tolerance, NEAR_UM)
+        for name, result in (("as a unit", results["some"][0]), ("not doubtful", clean["some"])):
+            where = result.spikes.sample_index, units_um[result.spikes.unit_index]
+            row[name] = recall_of(train, place, *where, tolerance, SAME_UM)
+        rows.append(row)
+        print(said(row))
+    everything = {str(unit) for unit in truth.unit_ids}
+    known = {"all": everything, "some": everything - {row["unit"] for row in rows}}
     baselines = {name: sorter.tables.baseline for name, sorter in sorters.items()}
     total = {
+        "seed": seed,
         "mean recall": float(np.mean([row["recall, some labelled"] for row in rows])),
         "mean as a unit": float(np.mean([row["as a unit"] for row in rows])),
+        "mean not doubtful": float(np.mean([row["not doubtful"] for row in rows])),
         "false a minute": len(results["all"][0].unknown) / minutes,
         "expected false a minute": baselines["all"].false_per_minute,
-        "least size, all labelled": baselines["all"].least_size,
-        "least size, some labelled": baselines["some"].least_size,
         "share of thread time": results["all"][1],
     }
-    for name, value in total.items():
-        print(f"{name}: {value:.3g}")
-    fitness = {}
-    for name, (result, _) in results.items():
-        fitness[name] = [str(one) for one in result.fitness(baselines[name], recording.channel_ids).minutes]
-        print(f"{name} labelled:", *fitness[name], sep="\n  ")
-    command = "python benchmarks/unknown.py " + " ".join(f"{key}={options[key]}" for key in DEFAULTS)
-    write_json(ROOT / options["output"], {"command": command} | total | {"units": rows, "health": fitness})
+    for name, baseline in baselines.items():
+        total[f"least size, {name} labelled"] = baseline.least_size
+        for suffix, result in (("", results[name][0]), (", not doubtful", clean[name])):
+            pooled = pooled_of(result, truth, known[name], stop, num_samples)
+            total[f"pooled, {name} labelled{suffix}"] = pooled
+    print(said(total))
+    fitness = {
+        name: [str(one) for one in result.fitness(baselines[name], recording.channel_ids).minutes]
+        for name, (result, _) in results.items()
+    }
+    return total, rows, fitness
+
+
+def said(row):
+    """A line."""
+    return "  ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
+    )
+
+
+def main(arguments):
+    options = read_options(arguments, DEFAULTS)
+    for name in ("look", "push", "finish", "take"):
+        setattr(Observer, name, timed(getattr(Observer, name)))
+    found = []
+    for seed in options["seeds"].split(","):
+        found.append(measure_seed(options, int(seed)))
+        totals, rows, fitness = ([one[place] for one in found] for place in range(3))
+        mean = {key: float(np.mean([total[key] for total in totals])) for key in totals[0] if key != "seed"}
+        command = "python benchmarks/unknown.py " + " ".join(f"{key}={options[key]}" for key in DEFAULTS)
+        write_json(
+            ROOT / options["output"],
+            {"command": command}
+            | mean
+            | {"seeds": totals, "units": [row for part in rows for row in part], "health": fitness},
+        )
+    print("mean:", said(mean))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ FLOORS = [
         "datamodule lightning ranks resume learning answers calibration fitted transfer gradient pursuit "
         "training subject evaluation peers teacher "
         "teaching detector inference minutes unknown observer fitness sort_result saved offline sorter "
-        "executor ray_executor buffered latency "
+        "doubtful executor ray_executor buffered latency "
         "announcement unbroken stream openephys chunks outcome pictures report traces "
         "onnx_graph onnx_dense onnx_pursuit export "
         "grid study_table study_figure cost dashboards "

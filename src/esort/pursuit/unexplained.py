@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from esort.pursuit.peaks import LEAST_HEIGHT, PeakFinder, Peaks
+from esort.pursuit.peaks import PeakFinder, Peaks
 from esort.pursuit.scorer import PursuitScorer
 from esort.pursuit.shifting import shifted
 
@@ -20,7 +20,7 @@ __all__ = ["Accepted", "Judged", "Unexplained"]
 # The trough may move so far, in rows, when spikes are taken away.
 _TROUGH_ROWS = 2
 # Of what spikes explain around a peak, so much may be left of them: no footprint is exact.
-_SHARE_LEFT = 0.25
+_SHARE_LEFT = 0.2
 # What is left is a spike of a unit if it has so much of its energy in the unit's shape, shifted by so many
 # rows, and this size of it: the competition has left it out for a reason.
 _SAME_SHAPE, _SHAPE_ROWS = 0.7, 3
@@ -58,7 +58,7 @@ class Judged(NamedTuple):
     left: np.ndarray
     """float32: the same of what is left."""
     is_strange: np.ndarray
-    """bool: what is left is large and neither the rest of a spike nor like a unit."""
+    """bool: what is left is large and neither the usual rest of a spike nor like a unit."""
     position_um: np.ndarray
     """float32 (S, 2): centre of its energy."""
 
@@ -189,22 +189,7 @@ def _judge(peaks, first, last, spikes, constant, least_size, result):  # type: i
         count = counts[channel]
         traces = peaks.traces[number]
         low, high = first[number], last[number]
-        # Most peaks are gone once their spikes are: a few rows of one channel tell.
-        left[0, top:bottom] = traces[0, top:bottom]
-        for spike in range(low, high):
-            member = members[unit_index[spike], channel]
-            if member >= 0:
-                waveform = footprints[unit_index[spike], phase[spike], member]
-                _subtract(
-                    left[0], top, bottom, waveform, lead + peaks.row[number] - row[spike], amplitude[spike]
-                )
-        lowest = np.float32(0)
-        for offset in range(top, bottom):
-            lowest = min(lowest, left[0, offset])
-        result.height[number] = -lowest
         measured = peaks.row[number] % _MEASURED_ROWS == 0
-        if -lowest < LEAST_HEIGHT and not measured:
-            continue
         left[:count] = traces[:count]
         for spike in range(low, high):
             for near in range(count):
@@ -219,24 +204,35 @@ def _judge(peaks, first, last, spikes, constant, least_size, result):  # type: i
                         lead + peaks.row[number] - row[spike],
                         amplitude[spike],
                     )
-        before = energy = explained = x = y = np.float32(0)
+        lowest = np.float32(0)
+        for offset in range(top, bottom):
+            lowest = min(lowest, left[0, offset])
+        result.height[number] = -lowest
+        # A neuron that looks like a unit's need not leave a trough, but it leaves energy.
+        energy = x = y = np.float32(0)
         for near in range(count):
             of_channel = np.float32(0)
             for filter_ in range(num_filters):
-                whole = _product(filters[filter_], traces[near])
                 rest = _product(filters[filter_], left[near])
-                before += whole * whole
                 of_channel += rest * rest
-                explained += (whole - rest) * (whole - rest)
             energy += of_channel
             x += of_channel * positions[channel, near, 0]
             y += of_channel * positions[channel, near, 1]
         noise = np.float32(count * num_filters)
-        if measured:
-            result.before[number] = max(before - noise, np.float32(0))
         size = max(energy - noise, np.float32(0))
         result.left[number] = size
-        if -lowest < LEAST_HEIGHT or size < least_size * least_size or size < _SHARE_LEFT * explained:
+        if size < least_size * least_size and not measured:
+            continue
+        before = explained = np.float32(0)
+        for near in range(count):
+            for filter_ in range(num_filters):
+                whole = _product(filters[filter_], traces[near])
+                taken = whole - _product(filters[filter_], left[near])
+                before += whole * whole
+                explained += taken * taken
+        if measured:
+            result.before[number] = max(before - noise, np.float32(0))
+        if size < least_size * least_size or size < _SHARE_LEFT * explained:
             continue
         result.position_um[number, 0] = x / max(energy, np.float32(1e-9))
         result.position_um[number, 1] = y / max(energy, np.float32(1e-9))

@@ -17,7 +17,7 @@ __all__ = ["measure_baseline"]
 # Unknown events that noise and imperfect fits may make in a minute, on the whole probe.
 _FALSE_PER_MINUTE = 1.0
 # Sizes in noise levels: from which on events are counted, and the limits of what is asked for.
-_COUNTED, _LEAST, _MOST = 6.0, 8.0, 20.0
+_COUNTED, _LEAST, _MOST = 6.0, 8.0, 12.0
 _BLOCK_ROWS = 8000
 # What is upside down beside an unknown event belongs to it.
 _BESIDE_MS, _BESIDE_UM = 2.0, 150.0
@@ -36,9 +36,10 @@ def measure_baseline(
 ) -> Baseline:
     """Sort the traces that the units were learned from.
 
-    Noise is as often upside down as not, and so is what an imperfect fit leaves, whereas large spikes are
-    troughs: events of the traces upside down tell how many of the others are false, but for those that belong
-    to a neuron that nobody has labelled. Their sizes fall off exponentially.
+    Noise is as often upside down as not, whereas large spikes are troughs: events of the traces upside down
+    tell how large the others must be, but for those that belong to a neuron that nobody has labelled. Their
+    sizes fall off exponentially. What is left where spikes of known units collide is a trough more often than
+    not, at any size: how many events are false is told by those found where no unlabelled neuron lives.
 
     Parameters
     ----------
@@ -57,10 +58,23 @@ def measure_baseline(
     upside_down, _ = _watched(network, whitened, spikes, -1, sampling_frequency)
     positions = network.positions.numpy()
     quiet = _uninhabited(found, positions, seconds)
+    crowded = quiet.mean() < _LEAST_SHARE
+    if crowded:
+        quiet = np.ones(len(positions), dtype=bool)
     share = float(quiet.mean())
     upside_down = Strange(*(column[quiet[upside_down.channel]] for column in upside_down))
-    false = _apart_from(upside_down, found, positions, sampling_frequency)
-    least, rate = _threshold(false, seconds / 60 * share)
+    # At spikes it is no noise that is upside down, but what the fit has left of them.
+    largest = network.footprints.square().sum(dim=2).argmax(dim=1, keepdim=True)  # (U, 1)
+    channels = network.footprint_channels.gather(1, largest)[:, 0].numpy()
+    at_spikes = np.sort(spikes.sample_index), channels[spikes.unit_index[np.argsort(spikes.sample_index)]]
+    apart = found.sample_index, found.channel
+    upside_down = _apart_from(upside_down, *apart, positions, sampling_frequency)
+    noise = _apart_from(upside_down, *at_spikes, positions, sampling_frequency)
+    least, rate = _threshold(noise.size, seconds / 60 * share)
+    # Where unlabelled neurons are everywhere, only what is upside down is none of theirs. The units were
+    # learned from these very spikes: others fit a little less, as if one more had been seen.
+    false = upside_down.size if crowded else found.size[quiet[found.channel]]
+    rate = max(rate, float((false >= least).sum() + 1) / (seconds / 60 * share))
     unknown = int((found.size >= least).sum())
     return Baseline(
         rates_hz=np.bincount(events.unit_index, minlength=network.num_units) / seconds,
@@ -104,37 +118,39 @@ def _watched(
 
 
 def _uninhabited(events: Strange, positions: np.ndarray, seconds: float) -> np.ndarray:
-    """Channels with no neuron around that nobody has labelled: what the units make of it is no noise, (C,).
-
-    All of them where nearly none is left.
-    """
+    """Channels with no unlabelled neuron around, bool (C,): what the units make of one is no noise."""
     large = events.channel[events.size >= _LEAST]
     counts = np.bincount(large, minlength=len(positions))
     inhabited = counts > max(_FEW_EVENTS, _INHABITED_HZ * seconds)
     distance = np.linalg.norm(positions[:, None] - positions[inhabited][None], axis=2)
     quiet: np.ndarray = ~(distance <= _BESIDE_UM).any(axis=1)
-    return quiet if quiet.mean() >= _LEAST_SHARE else np.ones(len(positions), dtype=bool)
+    return quiet
 
 
 def _apart_from(
-    events: Strange, others: Strange, positions: np.ndarray, sampling_frequency: float
-) -> np.ndarray:
-    """Sizes of the events that are near none of the others."""
+    events: Strange,
+    sample_index: np.ndarray,
+    channel: np.ndarray,
+    positions: np.ndarray,
+    sampling_frequency: float,
+) -> Strange:
+    """Choose the events that are near none of these times, ascending, and channels."""
     reach = round(_BESIDE_MS * sampling_frequency / 1000)
-    first = np.searchsorted(others.sample_index, events.sample_index - reach)
-    last = np.searchsorted(others.sample_index, events.sample_index + reach, side="right")
+    first = np.searchsorted(sample_index, events.sample_index - reach)
+    last = np.searchsorted(sample_index, events.sample_index + reach, side="right")
     kept = np.ones(len(first), dtype=bool)
     for number in np.flatnonzero(last > first):
-        near = positions[others.channel[first[number] : last[number]]] - positions[events.channel[number]]
+        near = positions[channel[first[number] : last[number]]] - positions[events.channel[number]]
         kept[number] = not (np.linalg.norm(near, axis=1) <= _BESIDE_UM).any()
-    return events.size[kept]
+    return Strange(*(column[kept] for column in events))
 
 
 def _threshold(sizes: np.ndarray, minutes: float) -> tuple[float, float]:
     """Least size of an unknown event, and how many false ones a minute then has."""
     # As if one more had been seen: where there is none, the traces were short.
     number = len(sizes) + 1
-    scale = (float(np.sum(sizes - _COUNTED)) + 1) / number
+    # The median, for a few are large whatever the noise: they are left by imperfect fits.
+    scale = float(np.median(np.append(sizes - _COUNTED, 1.0))) / np.log(2)
     least = _COUNTED + scale * np.log(max(number / minutes / _FALSE_PER_MINUTE, 1.0))
     least = float(np.clip(least, _LEAST, _MOST))
     expected = number / minutes * np.exp(-(least - _COUNTED) / scale)

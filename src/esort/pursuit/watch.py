@@ -9,13 +9,14 @@ import numpy as np
 
 from esort.postprocess import Spikes
 from esort.pursuit.overlaps import AMPLITUDE_LIMITS
-from esort.pursuit.peaks import PeakFinder, Peaks, no_peaks
+from esort.pursuit.peaks import LEAST_HEIGHT, PeakFinder, Peaks, no_peaks
 from esort.pursuit.scorer import PursuitScorer
 from esort.pursuit.unexplained import Accepted, Unexplained
 
 __all__ = ["Fits", "Strange", "Watch"]
 
-# Of events so close in time and space the largest counts.
+# Of events so close in time and space the largest counts. One without a trough is no event where the rows
+# that were looked at hold one with a trough: its energy is that one's.
 _APART_MS, _APART_UM = 0.5, 100.0
 # What fits or does not has this size, in noise levels.
 _LARGE = 10.0
@@ -72,7 +73,8 @@ class Watch:
         self._positions = network.positions.astype(np.float64)
         self._least_size, self._sign = least_size, sign
         self._apart_rows = round(_APART_MS * rate_hz / 1000)
-        self.margin_samples = self._unexplained.margin_samples + self._stride * (self._apart_rows + 1)
+        self._reach_rows = max(self._apart_rows, network.filters.shape[1])
+        self.margin_samples = self._unexplained.margin_samples + self._stride * (self._reach_rows + 1)
         """Spikes further from an event do not matter to it."""
         self.reset()
 
@@ -107,7 +109,7 @@ class Watch:
         decided = certain_sample // self._stride - margin // self._stride - 1
         number = int(np.searchsorted(self._peaks.row, decided))
         if number == 0 and len(self._strange.size) == 0:
-            self._told = decided - self._apart_rows - 1
+            self._told = decided - self._reach_rows - 1
             return _no_strange(), Fits(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
         now, self._peaks = self._peaks.chosen(slice(number)), self._peaks.chosen(slice(number, None))
         judged = self._unexplained.judge(now, self._accepted, self._least_size)
@@ -148,28 +150,36 @@ class Watch:
         """Of all events that are near each other leave the largest, as soon as all are known."""
         events = Strange(*(np.concatenate(pair) for pair in zip(self._strange, found, strict=True)))
         row = events.sample_index // self._stride
-        largest = _largest(row, events.channel, events.size, self._positions, self._apart_rows)
-        until = decided - self._apart_rows - 1
+        limits = self._apart_rows, self._reach_rows
+        largest = _largest(
+            row, events.channel, events.size, events.height >= LEAST_HEIGHT, self._positions, limits
+        )
+        until = decided - self._reach_rows - 1
         now = (row >= self._told) & (row < until)
-        kept = row >= until - self._apart_rows
+        kept = row >= until - self._reach_rows
         self._strange = Strange(*(column[kept] for column in events))
         self._told = until
         return Strange(*(column[now & largest] for column in events))
 
 
 @_compile
-def _largest(row, channel, size, positions, apart):  # type: ignore
-    """Whether no event near an event is larger; of equal ones the first."""
+def _largest(row, channel, size, has_trough, positions, limits):  # type: ignore
+    """Whether no event near an event is larger, of equal ones the first, or has a trough that it lacks."""
+    apart, reach = limits
     result = np.ones(row.size, dtype=np.bool_)
     first = 0
     for number in range(row.size):
-        while row[first] < row[number] - apart:
+        while row[first] < row[number] - reach:
             first += 1
         for other in range(first, row.size):
-            if row[other] > row[number] + apart:
+            if row[other] > row[number] + reach:
                 break
             x, y = positions[channel[other]] - positions[channel[number]]
             smaller = size[other] < size[number] or (size[other] == size[number] and other >= number)
+            if abs(row[other] - row[number]) > apart:
+                smaller = True
+            if has_trough[other] and not has_trough[number]:
+                smaller = False
             if not smaller and x * x + y * y <= _APART_UM**2:
                 result[number] = False
                 break
