@@ -7,6 +7,9 @@ from hypothesis import strategies as st
 from postprocess_oracle import ENGINES, LIBRARIES, Edges, as_lists, loop_rounds, to_library
 
 from esort.postprocess import ConflictTable, conflict_margin_samples, join_chunks, solve_conflicts
+from esort.postprocess.compiled_graph import make_graph
+from esort.postprocess.compiled_kernels import solve_kernels
+from esort.postprocess.fit import Fit
 
 BACKENDS = ["-".join(backend) for backend in ENGINES]
 
@@ -312,6 +315,26 @@ def test_scores_beyond_the_largest_are_cut():
     for engine in ("array", "numba"):
         found = solve_conflicts(scores, thresholds=1.0, largest_score=1024.0, engine=engine)
         assert as_lists(found) == [(3, 0, 1024.0), (6, 1, 900.0)]
+
+
+def test_the_compiled_rounds_list_each_spike_once():
+    """More of them than there is room for at first; nothing is listed that is none."""
+    scores = np.zeros((2, 1000), dtype=np.int32)
+    places = [np.arange(5, 1000, 10), np.arange(9, 900, 30)]
+    for unit, rows in enumerate(places):
+        scores[unit, rows] = 100 + unit
+    row, unit, score, moved = solve_kernels(
+        scores,
+        np.array([50, 50], dtype=np.int32),
+        make_graph(num_units=2),
+        exclusion_samples=3,
+        max_rounds=4,
+        fit=Fit(phases=1),
+    )
+    assert sorted(zip(unit, row, score, strict=True)) == [
+        (unit, row, 100 + unit) for unit, rows in enumerate(places) for row in rows
+    ]
+    assert not moved.any()
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (5, 0)])

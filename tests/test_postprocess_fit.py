@@ -275,6 +275,17 @@ def test_scores_beyond_the_largest_are_safe(engine):
         assert as_lists(found) == as_lists(solve_conflicts(scores, table, engine="array", **options))
 
 
+@pytest.mark.parametrize("factor", [1.0, 1.5])
+def test_energies_are_halved_until_they_have_20_bits(factor):
+    exponents = np.arange(50)
+    energies = (factor * 2.0**exponents).astype(np.float32)
+    fit = Fit.make(phases=1, stride=1, energies=energies, amplitude_limits=(0.5, 2.0), scale=1.0)
+    wanted = np.maximum(exponents - 19, 0)
+    np.testing.assert_array_equal(fit.shifts, wanted)
+    np.testing.assert_array_equal(fit.energies, np.round(energies / 2.0**wanted))
+    assert (fit.least, fit.most) == (32, 128)
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("amplitude_limits", [(0.7, 1.4), (1.0, 1.0), (0.25, 4.0)])
 def test_amplitudes_explain_more_energy(seed, amplitude_limits):

@@ -57,6 +57,14 @@ def test_passes_over_two_arrays(name, at, place, count, seed):
     )
 
 
+@pytest.mark.parametrize("name", ["copy", "lower"])
+def test_the_lowest_numbers_have_a_highest_too(name):
+    """No number is below what the search for the highest begins with."""
+    target = np.full(LANES, -(2**31) + 3, dtype=np.int32)
+    source = np.full(LANES, {"copy": -(2**31), "lower": 3}[name], dtype=np.int32)
+    assert COMPILED[name](target, 0, source, 0, LANES) == -(2**31)
+
+
 def test_parts_are_rounded_halves_upwards():
     """Of 64ths: -97, -96 (one and a half), -95, -33, -32, -31, 31, 32 and so on, 8 each."""
     values = np.repeat([-97, -96, -95, -33, -32, -31, 31, 32, 33, 95, 96, 97], 8).astype(np.int32)

@@ -36,7 +36,7 @@ class Fit:
         Limits of the amplitude in steps of 1 / 64.
     """
 
-    phases: int = 1
+    phases: int
     stride: int = 1
     energies: Array | None = None
     shifts: Array | None = None
