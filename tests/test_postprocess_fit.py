@@ -5,6 +5,7 @@ import runpy
 from functools import partial
 from pathlib import Path
 
+import array_api_compat.numpy
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -29,7 +30,7 @@ from esort.postprocess import (
     solve_conflicts,
 )
 from esort.postprocess.compaction import collect_spikes
-from esort.postprocess.fit import Fit
+from esort.postprocess.fit import Fit, slopes
 from esort.postprocess.rounds import fit_rounds
 
 PAIRS = np.array([[0, 1], [1, 0], [2, 1], [2, 2], [0, 0]])
@@ -284,6 +285,20 @@ def test_energies_are_halved_until_they_have_20_bits(factor):
     np.testing.assert_array_equal(fit.shifts, wanted)
     np.testing.assert_array_equal(fit.energies, np.round(energies / 2.0**wanted))
     assert (fit.least, fit.most) == (32, 128)
+
+
+@settings(max_examples=100, deadline=None)
+@given(rise=st.integers(0, 30), fall=st.integers(0, 30), data=st.data())
+def test_slopes_lose_no_more_bits_than_leaves_them_below_20(rise, fall, data):
+    rise, fall = (data.draw(st.integers(2**bits - 1, 2**bits)) for bits in (rise, fall))
+    score, before, after = np.array([[rise], [0], [rise - fall]])
+    wanted = [rise, fall]
+    while max(wanted) >= 2**20:
+        wanted = [slope >> 1 for slope in wanted]
+    found = slopes(array_api_compat.numpy, score, before, after, np.array([True]))
+    assert [int(slope[0]) for slope in found] == wanted
+    unknown = slopes(array_api_compat.numpy, score, before, after, np.array([False]))
+    assert [int(slope[0]) for slope in unknown] == [1, 1]
 
 
 @pytest.mark.parametrize("seed", range(3))
