@@ -31,6 +31,7 @@ from esort.postprocess import (
 )
 from esort.postprocess.compaction import collect_spikes
 from esort.postprocess.fit import Fit, slopes
+from esort.postprocess.fixed_point import by_unit
 from esort.postprocess.rounds import fit_rounds
 
 PAIRS = np.array([[0, 1], [1, 0], [2, 1], [2, 2], [0, 0]])
@@ -274,6 +275,17 @@ def test_scores_beyond_the_largest_are_safe(engine):
         assert len(found) > 50
         assert float(np.max(found.probability)) <= 2.0**31
         assert as_lists(found) == as_lists(solve_conflicts(scores, table, engine="array", **options))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_fixed_point_is_rounded_and_cut_and_says_whether_all_is_finite(order):
+    values = np.array([[0.5, -1.25], [0.0625, 3e37], [-0.1875, -300.0]], dtype=np.float32, order=order)
+    fixed = np.full((2, 5), 7, dtype=np.int32)
+    assert by_unit(values, 8.0, 1000, fixed, 1)
+    assert fixed.tolist() == [[7, 4, 0, -2, 7], [7, -10, 1000, -1000, 7]]
+    for odd in (np.nan, np.inf, -np.inf):
+        values[1, 1] = odd
+        assert not by_unit(values, 8.0, 1000, fixed, 1)
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.5])
