@@ -323,7 +323,7 @@ def test_tools_run(desk, trained_pursuit, tmp_path):
     checkpoint = tmp_path / "model.safetensors"
     shutil.copyfile(trained_pursuit.checkpoint, checkpoint)
     recording = load(desk / "recording")
-    traces = recording.get_traces(end_frame=40_000, return_in_uv=True) / 0.195  # the page's step
+    traces = recording.get_traces(end_frame=40_000, return_in_uV=True) / 0.195  # the page's step
     np.round(traces).astype(np.int16).tofile(tmp_path / "traces.raw")
     ran = []
     for command in filter(is_tool, COMMANDS):
