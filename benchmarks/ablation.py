@@ -22,6 +22,7 @@ from time import thread_time
 import numba
 import numpy as np
 import torch
+from options import read_options  # beside this file
 from speed import LABELS, PROBES, ROOT, STARTUP_S, binary_file, learn, open_file
 
 from esort.files import write_json
@@ -317,9 +318,9 @@ def write_page(content):
 
 
 def main(arguments):
-    options = DEFAULTS | dict(argument.split("=", 1) for argument in arguments)
-    if set(options) != set(DEFAULTS) or options["channels"] not in PROBES:
-        sys.exit(f"expected {', '.join(DEFAULTS)} with channels=128 or 384, got {arguments}")
+    options = read_options(arguments, DEFAULTS)
+    if options["channels"] not in PROBES:
+        sys.exit(f"expected channels={' or '.join(PROBES)}, got {options['channels']}")
     folder, probe, seconds = ROOT / options["folder"], PROBES[options["channels"]], float(options["seconds"])
     assert seconds > BLOCK_S * (BLOCKS + 2) > STARTUP_S
     run_folder = learn(probe, folder)

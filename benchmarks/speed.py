@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from options import read_options  # beside this file
 
 from esort.files import write_json
 from esort.simulation import Simulation
@@ -288,9 +289,9 @@ def row_of(name, measured, seconds, ours):
 
 
 def main(arguments):
-    options = DEFAULTS | dict(argument.split("=", 1) for argument in arguments)
-    if set(options) != set(DEFAULTS) or options["channels"] not in PROBES:
-        sys.exit(f"expected {', '.join(DEFAULTS)} with channels={' or '.join(PROBES)}, got {arguments}")
+    options = read_options(arguments, DEFAULTS)
+    if options["channels"] not in PROBES:
+        sys.exit(f"expected channels={' or '.join(PROBES)}, got {options['channels']}")
     folder, runs = ROOT / options["folder"], int(options["runs"])
     folder.mkdir(parents=True, exist_ok=True)
     peers = installed([] if options["peers"] == "none" else options["peers"].split(","))
