@@ -8,7 +8,6 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from scipy.interpolate import make_interp_spline
 
 from esort.inference import BLOCK_S
 from esort.pursuit.evidence import SHIFTS_UM
@@ -84,6 +83,8 @@ def _shift(evidence: list[np.ndarray], offset: np.ndarray, weight: np.ndarray) -
 @cache
 def _refined() -> np.ndarray:
     """Matrix that interpolates evidence to steps of 1 um, (G, fine shifts)."""
+    from scipy.interpolate import make_interp_spline  # not before it is needed: it takes long to load
+
     fine = np.arange(SHIFTS_UM[0], SHIFTS_UM[-1] + 0.5)
     matrix: np.ndarray = make_interp_spline(SHIFTS_UM, np.eye(len(SHIFTS_UM)), k=3)(fine).T
     return matrix
