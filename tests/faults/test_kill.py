@@ -219,7 +219,8 @@ def test_sorting_killed_at_random_moments(trained_pursuit, wanted, tmp_path):
         # Starting up takes half the time and writes nothing.
         process = start("sort.py", *sort_overrides(trained_pursuit, folder))
         taken = kill_after(process, rng.uniform(0.4, 1.0) * length)
-        killed, length = killed + (taken == np.inf), min(length, taken)  # a run alone on the machine is shorter
+        # Alone on the machine a run is shorter than the first.
+        killed, length = killed + (taken == np.inf), min(length, taken)
         nothing_half_is_taken_for_whole(folder, wanted)
         if not (folder / "manifest.json").exists():  # else it had ended
             finish(start("sort.py", *sort_overrides(trained_pursuit, folder)))
