@@ -22,15 +22,15 @@ from time import thread_time
 import numba
 import numpy as np
 import torch
+from marked import write_between  # beside this file
 from options import read_options  # beside this file
-from speed import LABELS, PROBES, ROOT, STARTUP_S, binary_file, learn, open_file
+from speed import LABELS, PROBES, ROOT, STARTUP_S, learned_file, open_file
 
 from esort.files import write_json
 from esort.inference import BLOCK_S, output_blocks
 from esort.pursuit.compiled import decimate, fir_bank
 from esort.pursuit.evidence import MotionEvidence
 from esort.pursuit.mixing import SparseRows
-from esort.simulation import Simulation
 from esort.sorter import Sorter
 from esort.threads import one_thread_each
 
@@ -306,32 +306,16 @@ def page_table(content):
     return [*lines, "", f"`{content['command']}`"]
 
 
-def write_page(content):
-    """Put the tables where the page has the marks for so many channels."""
-    begin = BEGIN.format(content["channels"])
-    text = PAGE.read_text(encoding="utf-8")
-    if begin not in text:  # no place for so many channels
-        return
-    head, rest = text.split(begin)
-    table = "\n".join(page_table(content))
-    PAGE.write_text(f"{head}{begin}\n{table}\n{END}{rest.split(END, 1)[1]}", encoding="utf-8")
-
-
 def main(arguments):
     options = read_options(arguments, DEFAULTS)
     if options["channels"] not in PROBES:
         sys.exit(f"expected channels={' or '.join(PROBES)}, got {options['channels']}")
     folder, probe, seconds = ROOT / options["folder"], PROBES[options["channels"]], float(options["seconds"])
     assert seconds > BLOCK_S * (BLOCKS + 2) > STARTUP_S
-    run_folder = learn(probe, folder)
+    run_folder, path = learned_file(probe, seconds, folder)
     run = json.loads((run_folder / "run.json").read_text())
-    simulation = Simulation.load(ROOT / run["recording"])
-    path = folder / f"{probe}-{seconds:g}s.raw"
-    binary_file(simulation, path, seconds)
-    recording = simulation.recording
-    facts = (recording.sampling_frequency, recording.get_num_channels(), recording.get_channel_gains()[0])
     sorter = Sorter.load(run_folder / "model.safetensors")
-    rows, against = measured(sorter, open_file(path, *facts))
+    rows, against = measured(sorter, open_file(*path))
     rates = [] if options["rates"] == "none" else options["rates"].split(",")
     content = {
         "command": "python benchmarks/ablation.py "
@@ -341,10 +325,10 @@ def main(arguments):
         "num_units": run["num_units"],
         "rows": rows,
         "against_definition": against,
-        "rates": [at_rate(probe, rate, (path, *facts)) for rate in rates],
+        "rates": [at_rate(probe, rate, path) for rate in rates],
     }
     write_json(ROOT / options["output"].replace(".json", f"_{options['channels']}.json"), content)
-    write_page(content)
+    write_between(PAGE, BEGIN.format(content["channels"]), END, page_table(content))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ the first of these is counted. `docs/speed.md` shows the table.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import sys
 import tempfile
@@ -24,14 +23,14 @@ import numpy as np
 import onnxruntime
 import torch
 from ablation import PAGE
+from marked import write_between  # beside this file
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from options import read_options  # beside this file
-from speed import PROBES, ROOT, binary_file, learn, open_file
+from speed import PROBES, ROOT, learned_file, open_file
 from torch import nn
 
 from esort.dense_network import DenseNetwork
 from esort.files import write_json
-from esort.simulation import Simulation
 from esort.sorter import Sorter
 from esort.threads import one_thread_each
 
@@ -186,22 +185,16 @@ def main(arguments):
     if options["channels"] not in PROBES:
         sys.exit(f"expected channels={' or '.join(PROBES)}, got {options['channels']}")
     folder, probe, seconds = ROOT / options["folder"], PROBES[options["channels"]], float(options["seconds"])
-    run_folder = learn(probe, folder)
+    run_folder, path = learned_file(probe, seconds, folder)
     model = run_folder / "model.safetensors"
-    simulation = Simulation.load(ROOT / json.loads((run_folder / "run.json").read_text())["recording"])
-    file = folder / f"{probe}-{seconds:g}s.raw"
-    binary_file(simulation, file, seconds)
-    recording = simulation.recording
-    rate, num_channels = recording.sampling_frequency, recording.get_num_channels()
-    path = (file, rate, num_channels, recording.get_channel_gains()[0])
     sorter = Sorter.load(model)
-    length = round(BLOCK_S * rate)
+    length = round(BLOCK_S * sorter.card.sampling_frequency)
     traces = sorter.prepare(open_file(*path)).traces(0, BLOCKS * length)
     blocks = [torch.from_numpy(traces[None, length * one : length * (one + 1)]) for one in range(BLOCKS)]
     torch.manual_seed(0)
     window = sorter.network.window_samples
     dense = DenseNetwork(
-        num_channels=num_channels,
+        num_channels=sorter.network.num_channels,
         num_units=sorter.network.num_units,
         window_samples=window,
         peak_offset_samples=window // 2,
@@ -219,10 +212,7 @@ def main(arguments):
     command = " ".join(["python benchmarks/runtimes.py", *arguments])
     content = {"command": command, "rows": rows, "by_the_clock": clock}
     write_json(ROOT / options["output"], content)
-    text = PAGE.read_text(encoding="utf-8")
-    head, rest = text.split(BEGIN)
-    table = "\n".join(page_table(content))
-    PAGE.write_text(f"{head}{BEGIN}\n{table}\n{END}{rest.split(END, 1)[1]}", encoding="utf-8")
+    write_between(PAGE, BEGIN, END, page_table(content))
 
 
 if __name__ == "__main__":

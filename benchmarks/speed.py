@@ -87,6 +87,18 @@ def binary_file(simulation, path, seconds):
     write_probeinterface(path.with_suffix(".json"), recording.get_probe())
 
 
+def learned_file(probe, seconds, folder):
+    """The run that learned a probe's units, and a file of its recording with what `open_file` must know."""
+    run_folder = learn(probe, folder)
+    run = json.loads((run_folder / "run.json").read_text())
+    simulation = Simulation.load(ROOT / run["recording"])
+    path = folder / f"{probe}-{seconds:g}s.raw"
+    binary_file(simulation, path, seconds)
+    recording = simulation.recording
+    facts = (recording.sampling_frequency, recording.get_num_channels(), recording.get_channel_gains()[0])
+    return run_folder, (path, *facts)
+
+
 def open_file(path, rate, num_channels, gain):
     """The file as a peer sees it."""
     from esort.recordings import RecordingPath
@@ -210,16 +222,10 @@ def installed(names):
 def compare(channels, seconds, peers, *, runs, folder):
     """Run the floor, us and the peers on one file; print and return what was measured."""
     probe = PROBES[channels]
-    run_folder = learn(probe, folder)
+    run_folder, (path, *facts) = learned_file(probe, seconds, folder)
+    _, (short, *_) = learned_file(probe, STARTUP_S, folder)
     model = run_folder / "model.safetensors"
     run = json.loads((run_folder / "run.json").read_text())
-    simulation = Simulation.load(ROOT / run["recording"])
-    recording = simulation.recording
-    facts = (recording.sampling_frequency, recording.get_num_channels(), recording.get_channel_gains()[0])
-    path, short = folder / f"{probe}-{seconds:g}s.raw", folder / f"{probe}-{STARTUP_S:g}s.raw"
-    binary_file(simulation, path, seconds)
-    binary_file(simulation, short, STARTUP_S)
-    del simulation, recording
     startup = [timed(command_of("esort", short, facts, model))[0] for _ in range(max(2, runs))]
     measured, stages = {name: [] for name in ("floor", "esort", *peers)}, {}
     for number in range(runs):

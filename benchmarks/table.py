@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from marked import write_between  # beside this file
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- figures: python benchmarks/table.py -->", "<!-- end of figures -->"
@@ -84,12 +86,8 @@ def postprocess_rows(content):
 def main():
     lines = ["| what | figure | command |", "|---|---|---|"]
     lines += [f"| {what} | {figure} | `{command}` |" for what, figure, command in rows()]
-    readme = (ROOT / "README.md").read_text()
-    before, rest = readme.split(BEGIN)
-    after = rest.split(END)[1]
-    table = "\n".join(lines)
-    (ROOT / "README.md").write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
-    print(table)
+    write_between(ROOT / "README.md", BEGIN, END, lines)
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

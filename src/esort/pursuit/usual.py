@@ -66,7 +66,8 @@ def measure_baseline(
     # At spikes it is no noise that is upside down, but what the fit has left of them.
     largest = network.footprints.square().sum(dim=2).argmax(dim=1, keepdim=True)  # (U, 1)
     channels = network.footprint_channels.gather(1, largest)[:, 0].numpy()
-    at_spikes = np.sort(spikes.sample_index), channels[spikes.unit_index[np.argsort(spikes.sample_index)]]
+    order = np.argsort(spikes.sample_index)
+    at_spikes = spikes.sample_index[order], channels[spikes.unit_index[order]]
     apart = found.sample_index, found.channel
     upside_down = _apart_from(upside_down, *apart, positions, sampling_frequency)
     noise = _apart_from(upside_down, *at_spikes, positions, sampling_frequency)
