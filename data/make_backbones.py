@@ -132,7 +132,11 @@ def is_made(path: Path, command: str, plan: TrainingPlan) -> bool:
         "learning": json.loads(json.dumps(asdict(plan.pretraining))),
         "file_digest": sha256_of_file(path),
     }
-    return all(story[name] == value for name, value in recipe.items())
+    made = load_card(path).preprocessing
+    corners = {name: getattr(plan.settings.preprocessing, name) for name in ("freq_min_hz", "freq_max_hz")}
+    return all(story[name] == value for name, value in recipe.items()) and all(
+        made[name] == value for name, value in corners.items()
+    )
 
 
 def make(name: str, folder: Path, *, anew: bool) -> None:

@@ -81,7 +81,7 @@ def test_where_the_pursuit_s_does_not_fit():
     assert misfit(plan) == ""
     assert misfit(plan, disjoint_cell_models=True) == "its templates may be those that are to be learned"
     assert misfit(plan, split="target") == "its templates may be those that are to be learned"
-    assert misfit(plan_of("preprocessing.freq_min_hz=250")) == "its band-pass is 300 to 6000 Hz"
+    assert misfit(plan_of("preprocessing.freq_min_hz=250")) == "its band-pass is 175 to 4300 Hz"
     assert misfit(plan_of("model.parameters.num_filters=5")) == "it has num_filters=6, not 5"
     assert misfit(plan_of("model.parameters.num_head_channels=20")) == ""
 
@@ -111,7 +111,7 @@ def test_it_is_said_why_another_one_is_made(caplog):
     plan = plan_of("preprocessing.freq_min_hz=250")
     with caplog.at_level(logging.INFO):
         assert find_pretrained(plan.source, plan.pretraining, plan.settings) is None
-    assert "the backbone that ships with esort is not used: its band-pass is 300 to 6000 Hz" in caplog.text
+    assert "the backbone that ships with esort is not used: its band-pass is 175 to 4300 Hz" in caplog.text
 
 
 def test_a_name_that_does_not_ship():

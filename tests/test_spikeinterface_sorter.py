@@ -191,7 +191,7 @@ def test_without_a_checkpoint_it_learns_first(trained, pursuit_backbone, tmp_pat
         ({"training": "pretrain"}, "training must be one of finetune, scratch, got 'pretrain'"),
         ({"backbone": "none.safetensors"}, "none.safetensors"),
         ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
-        ({"freq_max_hz": 100.0}, "freq_max_hz must be above freq_min_hz=300.0, got 100.0"),
+        ({"freq_max_hz": 100.0}, "freq_max_hz must be above freq_min_hz=175.0, got 100.0"),
         ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
         ({"speed": 1}, "Invalid parameters"),
     ],

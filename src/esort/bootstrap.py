@@ -89,8 +89,8 @@ class Bootstrap:
     backbone: str | None = None
     pretrain_epochs: int = 15
     epochs: int = 8
-    freq_min_hz: float = 300.0
-    freq_max_hz: float = 6000.0
+    freq_min_hz: float = 175.0
+    freq_max_hz: float = 4300.0
     common_reference: str = "auto"
     seed: int = 0
     cache: str | None = None

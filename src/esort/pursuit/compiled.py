@@ -31,6 +31,8 @@ _TURNED_ROWS = 64
 # Rows whose features are in the processor's cache together: a multiple of both tiles, and an odd number of
 # cache lines, or rows of features would share their places in the cache.
 _SCORE_ROWS = 112
+# Channels after which the units are looked for that have all of theirs: their features are still in the cache.
+_SCORE_CHANNELS = 32
 
 
 def decimate(
@@ -157,18 +159,19 @@ def mix(lines: np.ndarray, firsts: np.ndarray, rows: np.ndarray, weights: np.nda
     num_rows = lines.shape[1]
     lines = _at_least(lines, _MIX_ROWS)
     result = np.empty((len(firsts) - 1, lines.shape[1]), dtype=np.float32)
-    nothing = np.zeros(len(firsts) - 1, dtype=np.float32)
-    _mix(lines, lines.shape[1], firsts, rows, weights, nothing, result, 0)
+    units = np.arange(len(firsts) - 1)
+    nothing = np.zeros(len(units), dtype=np.float32)
+    _mix(lines, lines.shape[1], units, firsts, rows, weights, nothing, result, 0)
     return result[:, :num_rows]
 
 
 @_compile
-def _mix(lines, count, firsts, rows, weights, offsets, result, begin):  # type: ignore
-    """The first `count` rows of the lines, to the rows from `begin` on of the result."""
+def _mix(lines, count, units, firsts, rows, weights, offsets, result, begin):  # type: ignore
+    """The first `count` rows of the lines, for some units, to the rows from `begin` on of the result."""
     length, num_rows = lines.shape[1], result.shape[1]
     for start in range(0, count, _MIX_ROWS):
         row = min(start, count - _MIX_ROWS)  # some rows twice, to the same end
-        for unit in range(result.shape[0]):
+        for unit in units:
             out = unit * num_rows + begin + row
             first, last = firsts[unit], firsts[unit + 1]
             _mix_tile(lines, row, length, rows, weights, first, last, offsets[unit], result, out)
@@ -200,19 +203,31 @@ def scores_of(
     num_rows = lines.shape[1] - taps.shape[1] + 1
     lines = _at_least(lines, _SCORE_ROWS + taps.shape[1] - 1)
     result = np.empty((len(offsets), lines.shape[1] - taps.shape[1] + 1), dtype=np.float32)
-    _scores(lines, np.ascontiguousarray(taps), firsts, rows, weights, offsets, result)
+    last = np.zeros(len(offsets), dtype=np.int64)
+    some = firsts[1:] > firsts[:-1]
+    last[some] = rows[firsts[1:][some] - 1] // len(taps)  # the terms of a unit are in the order of channels
+    units = np.argsort(last, kind="stable")
+    stops = np.searchsorted(last[units], np.arange(0, len(lines), _SCORE_CHANNELS)[1:])
+    stops = np.append(stops, len(units))
+    _scores(lines, np.ascontiguousarray(taps), units, stops, firsts, rows, weights, offsets, result)
     return result[:, :num_rows]
 
 
 @_compile
-def _scores(lines, taps, firsts, rows, weights, offsets, result):  # type: ignore
+def _scores(lines, taps, units, stops, firsts, rows, weights, offsets, result):  # type: ignore
+    """Group after group of channels, and the units that need no channel of a later one: up to its stop."""
     num_rows = result.shape[1]
     features = np.empty((lines.shape[0], taps.shape[0], _SCORE_ROWS), dtype=np.float32)
     flat = features.reshape(lines.shape[0] * taps.shape[0], _SCORE_ROWS)
     for start in range(0, num_rows, _SCORE_ROWS):
         begin = min(start, num_rows - _SCORE_ROWS)  # some rows twice, to the same end
-        _bank(lines, begin, _SCORE_ROWS, taps, features)
-        _mix(flat, _SCORE_ROWS, firsts, rows, weights, offsets, result, begin)
+        first = 0
+        for group in range(stops.size):
+            channels = slice(group * _SCORE_CHANNELS, (group + 1) * _SCORE_CHANNELS)
+            _bank(lines[channels], begin, _SCORE_ROWS, taps, features[channels])
+            ready = units[first : stops[group]]
+            _mix(flat, _SCORE_ROWS, ready, firsts, rows, weights, offsets, result, begin)
+            first = stops[group]
 
 
 def _at_least(lines: np.ndarray, length: int) -> np.ndarray:
