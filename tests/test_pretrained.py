@@ -15,7 +15,6 @@ from esort.checkpoint import load_card, load_checkpoint
 from esort.fairness import check_apart
 from esort.files import sha256_of_file
 from esort.plan import TrainingPlan
-from esort.preprocessing import Preprocessing
 from esort.pretrained import Pretrained, find_pretrained, pretrained_names, pretrained_path
 from esort.simulation import DriftSpec, NoiseSpec, SimulationSpec, TemplateBank
 
@@ -194,7 +193,8 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
 
 def test_settings_other_than_the_filter_do_not_matter():
     plan = plan_of()
-    settings = replace(plan.settings, preprocessing=Preprocessing(common_reference="none"), seed=9)
+    filters = replace(plan.settings.preprocessing, common_reference="none")
+    settings = replace(plan.settings, preprocessing=filters, seed=9)
     source = replace(plan.source, noise=NoiseSpec(level_uv=20), drift=DriftSpec(kind="slow"))
     assert isinstance(source, SimulationSpec)
     assert find_pretrained(source, plan.pretraining, settings) == pretrained_path("pursuit")

@@ -31,7 +31,7 @@ _TURNED_ROWS = 64
 # Rows whose features are in the processor's cache together: a multiple of both tiles, and an odd number of
 # cache lines, or rows of features would share their places in the cache.
 _SCORE_ROWS = 112
-# Channels after which the units are looked for that have all of theirs: their features are still in the cache.
+# Channels after which units that have all of theirs are summed: their features are still in the cache.
 _SCORE_CHANNELS = 32
 
 

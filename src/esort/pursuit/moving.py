@@ -61,8 +61,27 @@ class MovedWhitening:
         -------
         float32 array, shape (C, C)
         """
+        return self._matrix(self._steps(depths_um, shift_um))
+
+    def rows(self, depths_um: np.ndarray, shift_um: np.ndarray) -> SparseRows:
+        """Do as `matrix`, for the CPU; from any thread."""
+        steps = self._steps(depths_um, shift_um)
+        key = steps.tobytes()
+        with self._lock:  # what one thread has found another may be about to forget
+            if key not in self._kept:
+                self._kept[key] = SparseRows(self._matrix(steps))
+            self._kept.move_to_end(key)
+            while len(self._kept) > _MOST_KEPT:
+                self._kept.popitem(last=False)
+            return self._kept[key]
+
+    def _steps(self, depths_um: np.ndarray, shift_um: np.ndarray) -> np.ndarray:
+        """Shift of each channel, int64 (C,); 0 where the tissue is taken to be at rest."""
         of_channel = np.interp(self._positions[:, 1], depths_um, shift_um)
-        steps = np.rint(of_channel / 2).astype(np.int64) * 2  # (C,)
+        steps = np.rint(of_channel / 2).astype(np.int64) * 2
+        return steps if self._smooth else np.where(np.abs(steps) <= _REST_UM, 0, steps)
+
+    def _matrix(self, steps: np.ndarray) -> np.ndarray:
         moved = np.empty_like(self._whitening)
         for step in np.unique(steps).tolist():
             rows = steps == step
@@ -71,19 +90,8 @@ class MovedWhitening:
         matrix[np.abs(matrix) < _LEAST_WEIGHT * np.abs(matrix).max(axis=1, keepdims=True)] = 0
         return matrix
 
-    def rows(self, depths_um: np.ndarray, shift_um: np.ndarray) -> SparseRows:
-        """Do as `matrix`, for the CPU; from any thread."""
-        key = np.asarray(shift_um).tobytes()
-        with self._lock:  # what one thread has found another may be about to forget
-            if key not in self._kept:
-                self._kept[key] = SparseRows(self.matrix(depths_um, shift_um))
-            self._kept.move_to_end(key)
-            while len(self._kept) > _MOST_KEPT:
-                self._kept.popitem(last=False)
-            return self._kept[key]
-
     def _interpolated(self, step: int) -> np.ndarray:
-        if abs(step) <= _REST_UM and not self._smooth:
+        if step == 0 and not self._smooth:
             return np.eye(len(self._positions), dtype=np.float32)
         if step not in self._interpolations:
             shift = np.full(len(self._positions), float(step))

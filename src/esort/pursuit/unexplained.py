@@ -85,6 +85,8 @@ class Unexplained:
         members = np.full((network.num_units, network.num_channels), -1, dtype=np.int16)
         own = np.arange(network.footprints.shape[1], dtype=np.int16)
         np.put_along_axis(members, network.footprint_channels, np.tile(own, (len(members), 1)), axis=1)
+        # Of a long probe most spikes are far from a peak: (C, U), whether it can hold any of the unit's.
+        near = np.any((members.T[finder.around] >= 0) & (finder.around >= 0)[:, :, None], axis=1)
         first = network.footprint_before - network.filter_before
         # Rows from a spike to the first and behind the last peak that it reaches.
         self._reach = network.footprint_before + length, network.footprints.shape[2] + length
@@ -94,6 +96,7 @@ class Unexplained:
         self._constant = (
             np.ascontiguousarray(footprints, dtype=np.float32),  # (U, P, M, T)
             members,
+            near,
             finder.around,
             (first, network.filter_before),
             place,
@@ -168,6 +171,7 @@ def _judge(peaks, first, last, spikes, constant, least_size, result):  # type: i
     (
         footprints,
         members,
+        is_near,
         around,
         leads,
         place,
@@ -192,6 +196,8 @@ def _judge(peaks, first, last, spikes, constant, least_size, result):  # type: i
         measured = peaks.row[number] % _MEASURED_ROWS == 0
         left[:count] = traces[:count]
         for spike in range(low, high):
+            if not is_near[channel, unit_index[spike]]:
+                continue
             for near in range(count):
                 member = members[unit_index[spike], around[channel, near]]
                 if member >= 0:
