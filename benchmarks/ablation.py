@@ -345,7 +345,8 @@ def main(arguments):
         "rates": [at_rate(probe, rate, path) for rate in rates],
     }
     write_json(ROOT / options["output"].replace(".json", f"_{options['channels']}.json"), content)
-    write_between(PAGE, BEGIN.format(content["channels"]), END, page_table(content))
+    if options["output"] == DEFAULTS["output"]:
+        write_between(PAGE, BEGIN.format(content["channels"]), END, page_table(content))
 
 
 if __name__ == "__main__":

@@ -127,12 +127,17 @@ def bound(row, name):
     return f"({row['labels_ratio_bound']})" if name == "labels_ratio" and row["labels_ratio_bound"] else ""
 
 
+def page():
+    """Text of docs/results/README.md, from all that lies there."""
+    sections = [section(path.parent) for path in sorted(RESULTS.glob("*/study.json"))]
+    sections += [text for name in AGAINST if (text := against(name))]
+    return "\n\n".join([HEADER.rstrip(), *sections]) + "\n"
+
+
 def main(arguments):
     for folder in arguments:
         print(f"docs/results/{collect(Path(folder))}")
-    sections = [section(path.parent) for path in sorted(RESULTS.glob("*/study.json"))]
-    sections += [text for name in AGAINST if (text := against(name))]
-    (RESULTS / "README.md").write_text("\n\n".join([HEADER.rstrip(), *sections]) + "\n")
+    (RESULTS / "README.md").write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

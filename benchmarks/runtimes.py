@@ -212,7 +212,8 @@ def main(arguments):
     command = " ".join(["python benchmarks/runtimes.py", *arguments])
     content = {"command": command, "rows": rows, "by_the_clock": clock}
     write_json(ROOT / options["output"], content)
-    write_between(PAGE, BEGIN, END, page_table(content))
+    if options["output"] == DEFAULTS["output"]:
+        write_between(PAGE, BEGIN, END, page_table(content))
 
 
 if __name__ == "__main__":
