@@ -23,7 +23,7 @@ SMALL = {
     "drift": ("conditions=zigzag seeds=1 peers=none", "rows"),
     "latency": ("probe=neuronexus32 seconds=4 paced=false FOLDER", "delay_ms"),
     "load": ("probe=neuronexus32 hours=0.04 units=10 FOLDER", "hours"),
-    "postprocess": ("num_units=20 duration_s=2 array_duration_s=1", "runs"),
+    "postprocess": ("num_units=20 duration_s=2 array_duration_s=1", "speed"),
     "runtimes": ("channels=32 FOLDER", "by_the_clock"),
     "scaling": ("channels=32,64 seconds=4 lengths_s=4,8 FOLDER", "over_channels"),
     "speed": ("channels=32 seconds=10 peers=none runs=1 FOLDER", "floors"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import platform
 import sys
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from esort.checkpoint import package_versions
 from esort.chunks import CHUNK_S, ChunkFolder, sort_in_chunks
 from esort.defects import check_scale
+from esort.doubtful import doubtful_spikes
 from esort.evaluation import Scores, score
 from esort.executor import Executor, ThreadExecutor
 from esort.exports import Exportable, check_exports, remove_exports, write_exports
@@ -195,7 +197,7 @@ def sort_subject(
         resume=resume,
         executor=executor,
     )
-    sorting = _write_sorting(result, folder / SORTING)
+    sorting = _write_sorting(sorter, result, folder / SORTING)
     for name in (MANIFEST, SCORES, DEFECTS, REPORT, *PICTURES):
         (folder / name).unlink(missing_ok=True)  # of the sorting that was replaced
     remove_exports(folder)
@@ -287,12 +289,13 @@ def _say_what_was_blanked(defects: dict[str, Any]) -> None:
         )
 
 
-def _write_sorting(result: SortResult, path: Path) -> BaseSorting:
+def _write_sorting(sorter: Sorter, result: SortResult, path: Path) -> BaseSorting:
     """Save as SpikeInterface's folder, whole or not at all: see `esort.saved.save_sorting`."""
     with set_aside(path), new_folder_atomically(path) as partial, warnings.catch_warnings():
         # The spikes come from a network, not from a file: there is no provenance to save.
         warnings.filterwarnings("ignore", message="The extractor is not serializable")
-        save_sorting(result, partial)
+        doubtful = functools.partial(doubtful_spikes, sorter, unknown=result.unknown)
+        save_sorting(result, partial, doubtful=doubtful if sorter.is_pursuit else None)
     return open_saved(path)
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "AGREEMENT",
     "CHUNKS",
     "DEFECTS",
+    "DOUBTFUL",
     "MANIFEST",
     "MODEL",
     "MOTION",
@@ -27,6 +28,7 @@ __all__ = [
 SORTING, MODEL, RUN, SCORES = "sorting", "model.safetensors", "run.json", "scores.json"
 MANIFEST = "manifest.json"  # written last: a folder without it is not whole
 MOTION = "motion"  # of the tissue, in the sorting's folder
+DOUBTFUL = "doubtful.npy"  # whether a spike is probably no known unit's, in the sorting's folder
 UNKNOWN = "unknown_events.npz"  # that no unit explains, in the sorting's folder
 CHUNKS = "chunks"  # of a sorting that is not finished
 SUSPECTS = "suspicious_labels.json"  # that look like one neuron under two names, or two under one

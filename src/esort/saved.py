@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esort.detector import no_spikes
-from esort.results import MOTION, UNKNOWN
+from esort.postprocess import Spikes
+from esort.results import DOUBTFUL, MOTION, UNKNOWN
 from esort.sort_result import SortResult
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ __all__ = ["open_saved", "save_sorting", "write_array"]
 _SPIKES_AT_ONCE = 2**20
 
 
-def save_sorting(result: SortResult, folder: Path) -> None:
+def save_sorting(
+    result: SortResult, folder: Path, *, doubtful: Callable[[Spikes], np.ndarray] | None = None
+) -> None:
     """Save a sorting as SpikeInterface's folder; in it each spike's probability, motion, unknown events.
 
     Parameters
@@ -30,25 +33,31 @@ def save_sorting(result: SortResult, folder: Path) -> None:
     result : SortResult
     folder : Path
         Replaced.
+    doubtful : callable, optional
+        Tells of some spikes which are doubtful, see `esort.doubtful`; saved too, one bool for each spike.
     """
     from spikeinterface.core.base import minimum_spike_dtype
 
     spikes, count = result.spikes, len(result.spikes)
+    parts = [slice(start, start + _SPIKES_AT_ONCE) for start in range(0, count, _SPIKES_AT_ONCE)]
     replace(result, spikes=no_spikes()).sorting().save(folder=folder, overwrite=True)
 
     def pieces() -> Iterator[np.ndarray]:
-        for start in range(0, count, _SPIKES_AT_ONCE):
-            part = slice(start, start + _SPIKES_AT_ONCE)
+        for part in parts:
             vector = np.zeros(len(spikes.sample_index[part]), dtype=minimum_spike_dtype)
             vector["sample_index"] = spikes.sample_index[part]
             vector["unit_index"] = spikes.unit_index[part]
             yield vector
 
     write_array(folder / "spikes.npy", np.dtype(minimum_spike_dtype), count, pieces())
-    probabilities = (
-        spikes.probability[start : start + _SPIKES_AT_ONCE] for start in range(0, count, _SPIKES_AT_ONCE)
-    )
+    probabilities = (spikes.probability[part] for part in parts)
     write_array(folder / "probability.npy", np.dtype("<f4"), count, probabilities)
+    if doubtful is not None:
+        flags = (
+            doubtful(Spikes(spikes.sample_index[part], spikes.unit_index[part], spikes.probability[part]))
+            for part in parts
+        )
+        write_array(folder / DOUBTFUL, np.dtype(bool), count, flags)
     if result.motion is not None:
         result.motion.save(folder / MOTION)
     if result.minutes is not None:

@@ -113,6 +113,17 @@ def test_spikes_at_unknown_events_are_doubtful(changed):
     assert not doubtful_spikes(sorter, found, UnknownEvents.none()).any()
 
 
+def test_sorting_writes_which_spikes_are_doubtful(changed, tmp_path, monkeypatch):
+    monkeypatch.setattr("esort.saved._SPIKES_AT_ONCE", 7)
+    subject = subject_of(changed.recording, changed.toy)
+    made = sort_subject(changed.path, subject, tmp_path)
+    doubtful = np.load(made.folder / "sorting" / "doubtful.npy")
+    np.testing.assert_array_equal(
+        doubtful, doubtful_spikes(changed.sorter, changed.result.spikes, changed.result.unknown)
+    )
+    assert doubtful.size == made.run["num_spikes"] > 7
+
+
 def test_where_all_neurons_are_known_hardly_a_spike_is_doubtful(changed):
     result = changed.knows_all.sort(changed.recording)
     assert doubtful_spikes(changed.knows_all, result.spikes, result.unknown).mean() < 0.02

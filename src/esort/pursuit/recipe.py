@@ -15,6 +15,9 @@ __all__ = ["Layout", "Recipe"]
 
 # Footprints begin and end softly.
 TAPER_MS = 0.5
+# What a backbone knows of waveforms is better than the means over a few labels, and worse than what these
+# units tell by themselves once so many events of most of them are found.
+_ENOUGH = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +45,10 @@ class Recipe:
     sizes : dict
         What the network takes besides: sizes of the band-pass and so on.
     filters : float tensor, shape (F, Lb), optional
-        Temporal bank; by default the strongest temporal components of the footprints.
+        Temporal bank to begin with; by default, and once there are enough events, the strongest temporal
+        components of the footprints.
     basis : float tensor, shape (R, L), optional
-        Temporal components of whole footprints; by default those of the footprints.
+        Temporal components of whole footprints, in the same way.
     """
 
     layout: Layout
@@ -67,14 +71,15 @@ class Recipe:
         taper = torch.ones(length)
         taper[:ramp] = torch.linspace(0, 1, ramp)
         taper[-2 * ramp :] = torch.linspace(1, 0, 2 * ramp)
+        own = bool(np.median(counts) >= _ENOUGH)
         basis = self.basis
-        if basis is None:
+        if basis is None or own:
             basis = temporal_components(footprints, NUM_COMPONENTS)
         footprints = denoised(footprints, counts, basis) * taper
         first = self.layout.footprint_before - self.layout.filter_before
         middle = footprints[:, :, first : first + self.layout.filter_samples]  # (U, M, Lb)
         filters = self.filters
-        if filters is None:
+        if filters is None or own:
             filters = temporal_components(middle, self.layout.num_filters)
         seen = middle @ filters.T  # (U, M, F)
         number = min(self.layout.num_head_channels, seen.shape[1])
