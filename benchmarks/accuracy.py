@@ -50,6 +50,7 @@ DEFAULTS = {
     "seeds": "0,1,2",
     "labels": "10",
     "peers": "none",
+    "overrides": "",  # more words for train.py, with spaces between them
     "output": "benchmarks/results/accuracy.json",
 }
 OF_128 = ["probe=neuropixels128"]
@@ -175,10 +176,11 @@ def pooled_over(scores, hopeless):
     return right / (right + wrong)
 
 
-def run(condition, seed, labels, peers, folder):
+def run(condition, seed, options, folder):
     """Train, then sort both ways, and let other sorters sort."""
     run_folder = folder / f"{condition.replace(' ', '-')}-{seed}"
-    budget = ["label_budget=per_unit", f"labels={labels}", *CONDITIONS[condition]]
+    budget = ["label_budget=per_unit", f"labels={options['labels']}", *CONDITIONS[condition]]
+    budget += options["overrides"].split()
     overrides, hopeless, path = budget, [], None
     if condition in GENERATED:
         path, hopeless = generated(folder, condition, seed=seed)
@@ -207,7 +209,7 @@ def run(condition, seed, labels, peers, folder):
             "unlabelled_others": pooled_over(scores, hopeless),
             "unlabelled_duplicates": doubled,
         }
-    return row | peers_on(facts, peers, seed, run_folder)
+    return row | peers_on(facts, listed(options["peers"]), seed, run_folder)
 
 
 def main(arguments):
@@ -224,7 +226,7 @@ def main(arguments):
     with tempfile.TemporaryDirectory() as folder:
         for condition in conditions:
             for seed in listed(options["seeds"]):
-                rows.append(run(condition, int(seed), options["labels"], peers, Path(folder)))
+                rows.append(run(condition, int(seed), options, Path(folder)))
                 values = (rows[-1][name] for name in columns)
                 shown = (f"{value:.4f}" if isinstance(value, float) else str(value) for value in values)
                 print("  ".join(f"{text:>16}" for text in shown), flush=True)
@@ -241,7 +243,7 @@ def main(arguments):
         print(
             f"{condition}: pooled accuracy {pooled.mean():.4f}, from {pooled.min():.4f} to {pooled.max():.4f}"
         )
-    command = command_of("accuracy", options)
+    command = command_of("accuracy", {name: value for name, value in options.items() if value})
     write_json(ROOT / options["output"], {"command": command, "rows": rows, "mean_pooled": means})
 
 

@@ -365,6 +365,7 @@ def main(arguments):
     output.parent.mkdir(parents=True, exist_ok=True)
     pairs = [run_overlaps(spread) for spread in (0.6, 0.0)]
     result = {
+        "command": " ".join(["python benchmarks/postprocess.py", *sys.argv[1:]]),
         "options": options,
         "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "numpy": np.__version__},
         "speed": run_speed(options),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -70,9 +71,8 @@ def listed(text):
 
 def command_of(script, options):
     """The command that made a result."""
-    return " ".join(
-        [f"python benchmarks/{script}.py", *(f"{name}={value}" for name, value in options.items())]
-    )
+    words = (shlex.quote(f"{name}={value}") for name, value in options.items())
+    return " ".join([f"python benchmarks/{script}.py", *words])
 
 
 def show(row):
