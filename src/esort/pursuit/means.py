@@ -16,8 +16,9 @@ _MAX_EVENTS = 100
 _CENTRE_MS = 0.4
 # The peak around one label lies so close to where most units have theirs; of more labels, others average out.
 _ALIGNED_MS = 0.1
-# Only this much of a mean around labels is believed at first.
-_FOCUS_BEFORE_MS, _FOCUS_AFTER_MS, _FOCUS_UM = 1.0, 1.8, 80.0
+# Only this much of a mean around labels is believed at first: before and after in ms, around in um; of one
+# label less, for what else lies there is as large as the spike.
+_FOCUS, _FOCUS_OF_ONE = (1.0, 1.8, 80.0), (0.7, 1.3, 60.0)
 
 
 def mean_footprints(
@@ -47,13 +48,15 @@ def first_footprints(
     """
     footprints, channels = mean_footprints(whitened, labels, contact_positions_um, layout)
     row_ms = 1000 / layout.rate_hz * (np.arange(layout.footprint_samples) - layout.footprint_before)
-    outside = np.maximum(-row_ms - _FOCUS_BEFORE_MS, row_ms - _FOCUS_AFTER_MS).clip(min=0)
-    in_time = torch.from_numpy(np.exp(-0.5 * (outside / TAPER_MS) ** 2)).float()  # (L,)
+    focus = np.where(labels.counts()[:, None] == 1, _FOCUS_OF_ONE, _FOCUS)  # (U, 3)
+    before_ms, after_ms, around_um = focus.T[:, :, None]  # (U, 1) each
+    outside = np.maximum(-row_ms - before_ms, row_ms - after_ms).clip(min=0)  # (U, L)
+    in_time = torch.from_numpy(np.exp(-0.5 * (outside / TAPER_MS) ** 2)).float()
     peak = footprints[:, :, _middle(layout)].square().sum(dim=2).argmax(dim=1).numpy()  # (U,)
     where = contact_positions_um[channels]  # (U, M, 2)
     distance = np.linalg.norm(where - where[np.arange(len(peak)), peak][:, None], axis=2)  # (U, M)
-    in_space = torch.from_numpy(np.exp(-0.5 * (distance / _FOCUS_UM) ** 2)).float()
-    return footprints * in_time * in_space[:, :, None], channels
+    in_space = torch.from_numpy(np.exp(-0.5 * (distance / around_um) ** 2)).float()
+    return footprints * in_time[:, None] * in_space[:, :, None], channels
 
 
 def evenly(values: np.ndarray) -> np.ndarray:
