@@ -168,9 +168,16 @@ def test_one_label(truth):
     assert np.median(accuracy(network, table, truth)) > 0.5
 
 
-def test_a_bank_that_is_given_is_kept(truth, true_network):
-    network, table = learn(truth[0], some_labels(truth), filters=true_network.filters)
-    torch.testing.assert_close(network.filters, true_network.filters)
+def test_a_bank_that_is_given_serves_until_the_units_tell_their_own(truth, true_network):
+    given = true_network.filters.flip(0)  # the same space, another order
+    sizes = SHARED | {"num_channels": len(truth[0])}
+    recipe = Recipe(layout=LAYOUT, sizes=sizes, filters=given)
+    first = first_network(truth[0], some_labels(truth), POSITIONS_UM, recipe)
+    torch.testing.assert_close(first.filters, given)
+    network, table = learn(truth[0], some_labels(truth), filters=given)
+    assert not torch.allclose(network.filters, given, atol=0.05)
+    overlap = torch.linalg.svdvals(network.filters @ given.T)
+    assert (overlap[:2] > 0.95).all()  # both hold what the units mostly look like
     assert (accuracy(network, table, truth) > 0.95).all()
 
 
