@@ -19,7 +19,7 @@ from pursuit_data import (
 from esort.pursuit.examples import RowLabels
 from esort.pursuit.explain import explain
 from esort.pursuit.learning import first_network, learn_units
-from esort.pursuit.means import mean_footprints
+from esort.pursuit.means import mean_footprints, typical
 from esort.pursuit.recipe import Recipe
 from esort.pursuit.scorer import score_thresholds
 from esort.pursuit.shifting import shifted
@@ -166,6 +166,19 @@ def test_the_time_of_a_unit_is_that_of_its_labels(truth, true_network):
 def test_one_label(truth):
     network, table = learn(truth[0], some_labels(truth, per_unit=1))
     assert np.median(accuracy(network, table, truth)) > 0.5
+
+
+def test_of_two_events_noise_is_averaged_and_what_one_alone_shows_is_left_out():
+    rng = np.random.default_rng(0)
+    spike = torch.zeros(3, 40)
+    spike[1, 15:25] = 8.0
+    noise = torch.from_numpy(rng.standard_normal((2, 3, 40))).float()
+    windows = spike + noise
+    windows[0, 2, 30:35] += 20.0  # another unit's
+    mean = typical(windows)
+    torch.testing.assert_close(mean[:2], windows.mean(dim=0)[:2])
+    assert (mean[2, 30:35].abs() < 4).all()
+    assert float((mean - spike)[:2].square().mean()) == pytest.approx(0.5, abs=0.2)
 
 
 def test_a_bank_that_is_given_serves_until_the_units_tell_their_own(truth, true_network):

@@ -12,6 +12,8 @@ __all__ = ["evenly", "first_footprints", "mean_footprints", "typical"]
 
 # More events of a unit cost time and gain nothing.
 _MAX_EVENTS = 100
+# Two events of one unit differ by less, in noise levels of each: noise alone by 1.4.
+_ALIKE = 4.0
 # The peak of a unit lies so close to its labels.
 _CENTRE_MS = 0.4
 # The peak around one label lies so close to where most units have theirs; of more labels, others average out.
@@ -70,11 +72,13 @@ def evenly(values: np.ndarray) -> np.ndarray:
 def typical(windows: torch.Tensor) -> torch.Tensor:
     """Interquartile mean over events, robust against spikes of others: (n, M, L) to (M, L).
 
-    Of two events, the smaller value where they agree in sign: what only one of them shows is of others.
+    Of two events where they differ by more than noise, the smaller value if they agree in sign: what only one
+    of them shows is of others.
     """
     if len(windows) == 2:
         smaller = windows.abs().amin(dim=0) * windows[0].sign()
-        return torch.where(windows[0] * windows[1] > 0, smaller, 0.0)
+        shared = torch.where(windows[0] * windows[1] > 0, smaller, 0.0)
+        return torch.where((windows[0] - windows[1]).abs() < _ALIKE, windows.mean(dim=0), shared)
     trimmed = max(len(windows) // 4, 1) if len(windows) >= 3 else 0
     if trimmed:
         windows = windows.sort(dim=0).values[trimmed:-trimmed]
