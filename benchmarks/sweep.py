@@ -1,9 +1,10 @@
 """The table of a search of hyper-parameters, for the documentation.
 
     python benchmarks/sweep.py runs/optuna-neuronexus32-pursuit
-    python benchmarks/sweep.py runs/optuna-neuronexus32-pursuit output=docs/results/sweep.md note="..."
+    python benchmarks/sweep.py runs/optuna-neuronexus32-pursuit output=docs/results/sweep.md
 
-The folder is one that ``python train.py -m sweep=optuna`` left.
+The folder is one that ``python train.py -m sweep=optuna`` left. What a page says between its marks of a note,
+written by hand, stays when the page is made anew.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from esort.files import write_atomically
 from esort.optimise import STUDY_DB, TRIALS
 
 ROOT = Path(__file__).parents[1]
+NOTE, END_OF_NOTE = "<!-- note -->\n", "<!-- end of note -->"
 
 
 def importances(folder: Path) -> dict[str, float]:
@@ -57,7 +59,8 @@ def page(folder: Path, note: str = "") -> str:
         f"As it is (trial 0): **{usual[score]:.4f}** ({spread.min():.4f} to {spread.max():.4f} over "
         f"recordings). Best: **{best[score]:.4f}**, {best[score] - usual[score]:+.4f}, by {chosen}.",
         "",
-        *([note, ""] if note else []),
+        f"{NOTE}{note}{END_OF_NOTE}",
+        "",
         "| value | importance | tried | of the five best |",
         "|---|---|---|---|",
     ]
@@ -86,6 +89,12 @@ def page(folder: Path, note: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
+def note_of(path: Path) -> str:
+    """What stands between the marks of a note in a page; nothing where there is no page."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return text.partition(NOTE)[2].partition(END_OF_NOTE)[0]
+
+
 def _given(config: object) -> list[str]:
     overrides = [] if config is None else list(config.hydra.overrides.task)  # type: ignore[attr-defined]
     return [one for one in overrides if not one.startswith(("sweep=", "resume="))]
@@ -103,18 +112,18 @@ def main(arguments: list[str]) -> int:
     """Run the command line; return its exit code."""
     folders = [one for one in arguments if "=" not in one]
     options = dict(one.split("=", 1) for one in arguments if "=" in one)
-    if len(folders) != 1 or set(options) - {"output", "note"}:
-        print("error: expected python benchmarks/sweep.py FOLDER [output=FILE] [note=TEXT]", file=sys.stderr)
+    if len(folders) != 1 or set(options) - {"output"}:
+        print("error: expected python benchmarks/sweep.py FOLDER [output=FILE]", file=sys.stderr)
         return 1
     folder = Path(folders[0])
     if not (folder / TRIALS).is_file():
         print(f"error: expected a folder with {TRIALS}, got {folder}", file=sys.stderr)
         return 1
-    content = page(folder, options.get("note", ""))
     if "output" not in options:
-        print(content, end="")
+        print(page(folder), end="")
         return 0
     path = ROOT / options["output"]
+    content = page(folder, note_of(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(path) as partial:
         Path(partial).write_text(content, encoding="utf-8")
