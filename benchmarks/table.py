@@ -31,6 +31,7 @@ def rows():
     yield hybrid_row(hybrid)
     yield from speed_rows(json.loads((RESULTS / "speed.json").read_text()))
     yield from speed_rows(json.loads((RESULTS / "speed_384.json").read_text()))
+    yield peers_row(json.loads((RESULTS / "speed_60.json").read_text()))
     latency = json.loads((RESULTS / "latency.json").read_text())
     yield (
         f"from a spike's block of 10 ms to its report, beyond the {latency['algorithmic_ms']:.0f} ms that a "
@@ -64,6 +65,18 @@ def speed_rows(content):
             f"**{row['real_time_factor']:.1f} × real time**, peak {row['peak_rss_gb']:.2f} GB",
             shorter(content["command"]),
         )
+
+
+def peers_row(content):
+    """Other sorters on the same file, whole process each, in our time."""
+    peers = [row for row in content["rows"] if row["name"] not in ("esort", "floor")]
+    shown = ", ".join(f"{row['name']} {row['times_ours']:.1f} ×" for row in peers)
+    return (
+        f"time of other sorters over ours, {content['channels']} channels, {content['recording_s']:.0f} s on "
+        f"{content['cores']} cores, whole process",
+        f"**{shown}**",
+        shorter(content["command"]),
+    )
 
 
 def shorter(command):
