@@ -1,10 +1,12 @@
 """Sparse sums against NumPy."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esort.pursuit.mixing import SparseRows
+from esort.pursuit.moving import MovedWhitening
 
 
 @settings(max_examples=60, deadline=None)
@@ -41,3 +43,20 @@ def test_a_row_of_zeros_is_silent():
     lines = np.full((4, 10), np.nan, dtype=np.float32)
     lines[2] = 3
     np.testing.assert_array_equal(SparseRows(matrix) @ lines, np.array([[0], [6], [0]]) * np.ones(10))
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_rows_are_those_of_the_whole_matrix(smooth):
+    """Rows known from other shifts are put together with those that meet several: to the bit."""
+    rng = np.random.default_rng(0)
+    positions = np.stack([np.tile([0.0, 32.0], 32), np.repeat(20.0 * np.arange(32), 2)], axis=1)
+    distance = np.linalg.norm(positions[:, None] - positions[None], axis=2)
+    whitening = np.where(distance < 100, np.exp(-distance / 30), 0).astype(np.float32) + np.eye(64)
+    whitening[5] = whitening[:, 5] = 0  # nobody listens
+    moved = MovedWhitening(whitening.astype(np.float32), positions, smooth=smooth)
+    lines = rng.standard_normal((64, 70)).astype(np.float32)
+    depths = np.array([100.0, 300.0, 500.0])
+    for _ in range(8):
+        shift = 2 * rng.integers(-8, 9, 3)
+        wanted = SparseRows(moved.matrix(depths, shift)) @ lines
+        np.testing.assert_array_equal(moved.rows(depths, shift) @ lines, wanted)

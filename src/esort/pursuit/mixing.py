@@ -6,6 +6,8 @@ by term in one order. It skips the zeros, of which there are most on a long prob
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from esort.pursuit.compiled import mix, scores_of
@@ -26,6 +28,43 @@ class SparseRows:
         self._firsts = np.searchsorted(unit, np.arange(len(matrix) + 1)).astype(np.int64)
         self._rows = row.astype(np.int64)
         self._weights = matrix[unit, row].astype(np.float32)
+
+    @classmethod
+    def picked(cls, sources: Sequence[SparseRows], source: np.ndarray, row: np.ndarray) -> SparseRows:
+        """Rows of several matrices as one.
+
+        Parameters
+        ----------
+        sources : sequence of SparseRows
+        source, row : int arrays, shape (U,)
+            Which row of which of them each is.
+        """
+        parts = [
+            slice(sources[one]._firsts[other], sources[one]._firsts[other + 1])
+            for one, other in zip(source.tolist(), row.tolist(), strict=True)
+        ]
+        result = cls(np.zeros((0, 0), dtype=np.float32))
+        sizes = [part.stop - part.start for part in parts]
+        result._firsts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
+        for name in ("_rows", "_weights"):
+            whole = [getattr(one, name) for one in sources]
+            lines = [whole[one][part] for one, part in zip(source.tolist(), parts, strict=True)]
+            setattr(result, name, np.concatenate([getattr(result, name), *lines]))
+        return result
+
+    def spread(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Least and largest of the values (R,) that each row meets, (U,) both; of an empty row 0 and 0."""
+        least, largest = (np.zeros(len(self._firsts) - 1, dtype=values.dtype) for _ in range(2))
+        some = self._firsts[1:] > self._firsts[:-1]
+        met, starts = values[self._rows], self._firsts[:-1][some]
+        if some.any():
+            least[some] = np.minimum.reduceat(met, starts)
+            largest[some] = np.maximum.reduceat(met, starts)
+        return least, largest
+
+    def columns(self) -> np.ndarray:
+        """Columns with anything in them, ascending."""
+        return np.unique(self._rows)
 
     def __matmul__(self, lines: np.ndarray) -> np.ndarray:
         """Multiply: float32 (R, T) to (U, T)."""

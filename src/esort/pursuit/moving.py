@@ -45,6 +45,7 @@ class MovedWhitening:
         self._positions = contact_positions_um
         self._present = np.diagonal(whitening) != 0
         self._interpolations: dict[int, np.ndarray] = {}
+        self._whole: dict[int, SparseRows] = {}  # had all the tissue moved so far
         self._kept: OrderedDict[bytes, SparseRows] = OrderedDict()
         self._lock = Lock()
 
@@ -69,7 +70,7 @@ class MovedWhitening:
         key = steps.tobytes()
         with self._lock:  # what one thread has found another may be about to forget
             if key not in self._kept:
-                self._kept[key] = SparseRows(self._matrix(steps))
+                self._kept[key] = self._sparse(steps)
             self._kept.move_to_end(key)
             while len(self._kept) > _MOST_KEPT:
                 self._kept.popitem(last=False)
@@ -82,12 +83,34 @@ class MovedWhitening:
         return steps if self._smooth else np.where(np.abs(steps) <= _REST_UM, 0, steps)
 
     def _matrix(self, steps: np.ndarray) -> np.ndarray:
+        return self._product(self._few, steps, np.arange(len(steps)))
+
+    def _sparse(self, steps: np.ndarray) -> SparseRows:
+        """`_matrix` without its zeros; of a long probe, most rows are known from other shifts."""
+        least, largest = self._few.spread(steps)
+        kinds = np.unique(least).tolist()
+        for step in kinds:
+            if step not in self._whole:
+                self._whole[step] = SparseRows(self._matrix(np.full(len(steps), step)))
+        (mixed,) = np.nonzero(least != largest)
+        few = SparseRows.picked([self._few], np.zeros(len(mixed), dtype=np.int64), mixed)
+        sources = [
+            *(self._whole[step] for step in kinds),
+            SparseRows(self._product(few, steps, few.columns())),
+        ]
+        source, row = np.searchsorted(kinds, least), np.arange(len(steps))
+        source[mixed], row[mixed] = len(kinds), np.arange(len(mixed))
+        return SparseRows.picked(sources, source, row)
+
+    def _product(self, few: SparseRows, steps: np.ndarray, channels: np.ndarray) -> np.ndarray:
+        """Some rows of the whitening, which meet these channels, times the traces moved back: dense."""
         moved = np.empty_like(self._whitening)
-        for step in np.unique(steps).tolist():
-            rows = steps == step
+        for step in np.unique(steps[channels]).tolist():
+            rows = channels[steps[channels] == step]
             moved[rows] = self._interpolated(step)[rows]
-        matrix = self._few @ moved
-        matrix[np.abs(matrix) < _LEAST_WEIGHT * np.abs(matrix).max(axis=1, keepdims=True)] = 0
+        matrix = few @ moved
+        largest = np.abs(matrix).max(axis=1, keepdims=True, initial=0)
+        matrix[np.abs(matrix) < _LEAST_WEIGHT * largest] = 0
         return matrix
 
     def _interpolated(self, step: int) -> np.ndarray:
