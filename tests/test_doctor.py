@@ -256,7 +256,7 @@ def test_one_living_channel_is_a_signal(healthy):
 
 
 def test_a_rate_below_the_filter(healthy):
-    found = complaints(recording_of(healthy, rate=10_000.0))
+    found = complaints(recording_of(healthy, rate=8_000.0))
     assert "freq_max_hz must be below half the sampling rate" in found["rate"].text
     assert found["rate"].level == "fatal"
 
@@ -355,7 +355,7 @@ def test_the_command_with_a_checkpoint_that_does_not_fit(raw, tmp_path, capsys):
 
 
 def test_training_refuses_a_rate_before_the_teacher_works(raw, tmp_path, capsys):
-    raw = [word.replace(f"={RATE}", "=10000") for word in raw]
+    raw = [word.replace(f"={RATE}", "=8000") for word in raw]
     assert doctor.main(raw) == 1
     assert "fatal    rate        freq_max_hz must be below half" in capsys.readouterr().out
     ended = run("train.py", *raw, "teacher=lupin", f"hydra.run.dir={tmp_path / 'run'}", f"cache={tmp_path}")

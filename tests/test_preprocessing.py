@@ -4,9 +4,11 @@ import warnings
 
 import numpy as np
 import pytest
+import yaml
+from entries import ROOT
 from spikeinterface.core import NumpyRecording
 
-from esort.preprocessing import Preprocessing, noise_levels_uv
+from esort.preprocessing import BAND_HZ, Preprocessing, noise_levels_uv
 
 RATE = 20_000.0
 
@@ -169,3 +171,8 @@ def test_noise_needs_an_interval_inside(interval):
         noise_levels_uv(
             make(np.zeros((100, 2), "float32")), start_sample=interval[0], stop_sample=interval[1]
         )
+
+
+def test_the_usual_band_is_the_configuration_s():
+    corners = yaml.safe_load((ROOT / "conf" / "preprocessing" / "pursuit.yaml").read_text())
+    assert (corners["freq_min_hz"], corners["freq_max_hz"]) == BAND_HZ

@@ -22,7 +22,7 @@ from esort.examples import ExampleSpec
 from esort.labels import LabelBudget
 from esort.learning import LearningSpec
 from esort.network import NetworkSpec
-from esort.preprocessing import Preprocessing
+from esort.preprocessing import BAND_HZ, Preprocessing
 from esort.probes import ProbeSpec
 from esort.results import MODEL
 from esort.simulation import NoiseSpec, SimulationSpec
@@ -89,8 +89,8 @@ class Bootstrap:
     backbone: str | None = None
     pretrain_epochs: int = 15
     epochs: int = 8
-    freq_min_hz: float = 175.0
-    freq_max_hz: float = 4300.0
+    freq_min_hz: float = BAND_HZ[0]
+    freq_max_hz: float = BAND_HZ[1]
     common_reference: str = "auto"
     seed: int = 0
     cache: str | None = None

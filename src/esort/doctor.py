@@ -20,7 +20,7 @@ from esort.card import Card
 from esort.checkpoint import load_card
 from esort.excerpt import Excerpt, take_excerpt
 from esort.health import check_recording, check_signal, match_channels
-from esort.preprocessing import Preprocessing
+from esort.preprocessing import BAND_HZ, Preprocessing
 from esort.recordings import RecordingPath
 from esort.symptoms import (
     LEARNABLE_S,
@@ -45,6 +45,8 @@ _USAGE = (
     "python -m esort.doctor recording=path recording.path=FOLDER [recording.NAME=VALUE ...] [checkpoint=FILE]"
 )
 _NUMBERS = ("sampling_frequency", "num_channels", "gain_to_uv", "offset_to_uv", "segment")
+# Without a checkpoint, what `train.py` does by default.
+_USUAL = Preprocessing(freq_min_hz=BAND_HZ[0], freq_max_hz=BAND_HZ[1])
 # A channel in the network's units of noise looks another way if its noise has changed more than this.
 _NOISE_FACTOR = 3.0
 
@@ -84,7 +86,7 @@ def examine(
         check_recording(recording)
     except ValueError as error:
         return [*found, Finding(check="structure", level="fatal", text=str(error))]
-    preprocessing = Preprocessing() if card is None else Preprocessing.from_dict(card.preprocessing)
+    preprocessing = _USUAL if card is None else Preprocessing.from_dict(card.preprocessing)
     found += [duration(recording, preprocessing), contacts(recording)]
     found += _checked("rate", lambda: _rate(recording, preprocessing))
     found += _checked("signal", lambda: check_signal(recording))

@@ -19,6 +19,8 @@ MIN_CHANNELS_FOR_REFERENCE = 16
 # Margin on either side of a chunk, in periods of the lower corner. Measured with the 5th order at 300 Hz:
 # what a chunk's edge changes inside is 2e-6 of the raw traces' standard deviation (3 periods: 2e-4).
 _MARGIN_PERIODS = 6
+BAND_HZ = (175.0, 4300.0)
+"""Corners for the pursuit, the default network: those of conf/preprocessing/pursuit.yaml."""
 _REFERENCES = ("auto", "median", "none")
 
 
