@@ -166,14 +166,20 @@ def test_a_training_takes_it(tmp_path):
     ended = run(
         "train.py",
         *SMALL_TARGET,
+        "recording.target.duration_s=3",  # too short for the units to tell their own
         "label_budget=per_unit",
-        "labels=4",
+        "labels=2",
         f"cache={tmp_path / 'cache'}",
         f"hydra.run.dir={folder}",
     )
     assert ended.code == 0, ended.out + ended.err
     assert not (tmp_path / "cache" / "backbones").exists()
     assert json.loads((folder / "run.json").read_text())["backbone"] == str(pretrained_path("pursuit"))
+    ours, theirs = (
+        load_checkpoint(path)[1]["filters"]
+        for path in (folder / "model.safetensors", pretrained_path("pursuit"))
+    )
+    np.testing.assert_array_equal(ours, theirs)
     assert load_card(folder / "model.safetensors").num_units == 4
 
 

@@ -20,6 +20,8 @@ from spikeinterface.core.core_tools import SIJsonEncoder
 from spikeinterface.sorters import sorterlist
 from spikeinterface.sorters.basesorter import BaseSorter
 
+from esort.preprocessing import BAND_HZ
+
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording, BaseSorting
 
@@ -70,8 +72,8 @@ _PARAMETERS: dict[str, tuple[Any, str]] = {
     ),
     "pretrain_epochs": (15, "Epochs of pretraining, where a backbone has to be made"),
     "epochs": (8, "Epochs of learning the units"),
-    "freq_min_hz": (175.0, "Lower corner of the band-pass, where units are learned"),
-    "freq_max_hz": (4300.0, "Upper corner of the band-pass, where units are learned"),
+    "freq_min_hz": (BAND_HZ[0], "Lower corner of the band-pass, where units are learned"),
+    "freq_max_hz": (BAND_HZ[1], "Upper corner of the band-pass, where units are learned"),
     "common_reference": (
         "auto",
         "auto, median or none: whether the median over channels is subtracted (auto: from 16 channels on)",
