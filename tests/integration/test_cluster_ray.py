@@ -1,6 +1,8 @@
 """A Ray cluster of two nodes on this machine: the same spikes, also when one of them dies."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -9,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from entries import ROOT, run, run_process
+from ray_cluster import ray_cluster
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install esort[ray]")
 pytestmark = pytest.mark.slow
@@ -18,14 +21,9 @@ REPEATS = 12
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Two nodes of one core; tests may take the second away."""
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    cluster.second = cluster.add_node(**node)
-    yield cluster
-    cluster.shutdown()
+    """Two nodes of one core; a test may take the second away."""
+    with ray_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +61,14 @@ def on_ray(cluster, chunk_s=2):
     return ("executor=ray", f"executor.address={cluster.address}", f"executor.chunk_s={chunk_s}")
 
 
+def sorting(cluster, trained_pursuit, recording, output):
+    """sort.py on the cluster, under way."""
+    command = [sys.executable, "sort.py", *overrides(trained_pursuit, recording, output), *on_ray(cluster)]
+    return subprocess.Popen(
+        list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
 def assert_same(found, wanted):
     for name in ("spikes.npy", "probability.npy"):
         one, other = (np.load(output / "sorting" / name) for output in (found, wanted))
@@ -70,20 +76,21 @@ def assert_same(found, wanted):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_node_that_cannot_open_the_recording_is_named(cluster, trained_pursuit, recording):
-    from esort.ray_executor import RayExecutor
-    from esort.recordings import RecordingPath
-    from esort.sorter import Sorter
-
-    opened = RecordingPath(path=str(recording)).open()
-    gone = recording.with_name("moved")
-    recording.rename(gone)
-    try:
-        executor = RayExecutor(address=cluster.address)
-        with pytest.raises(OSError, match="cannot open the recording .*: it must lie where every node sees"):
-            list(executor.sort(Sorter.load(trained_pursuit.checkpoint), opened, [(0, 32_000)]))
-    finally:
-        gone.rename(recording)
+def test_a_node_that_cannot_open_the_recording_is_named(cluster, trained_pursuit, recording, tmp_path):
+    moved = tmp_path / "recording"
+    shutil.copytree(recording, moved)
+    output = tmp_path / "out"
+    with sorting(cluster, trained_pursuit, moved, output) as process:
+        assert _wait_for_chunks(output / "chunks", 1, process) > 0
+        moved.rename(tmp_path / "moved")  # as when a share goes away
+        _, err = process.communicate(timeout=300)
+    assert process.returncode == 1, err
+    assert re.fullmatch(
+        r"error: node \S+ cannot open the recording \(.+\): it must lie where every node sees it "
+        r"under the same path\n",
+        err,
+    )
+    assert list((output / "chunks").glob("*.npz"))
 
 
 def test_no_cluster_at_the_address(trained_pursuit, recording, tmp_path):
@@ -112,12 +119,9 @@ def test_no_node_is_large_enough(cluster, trained_pursuit, recording, tmp_path):
 
 def test_a_node_dies_and_the_sorting_is_the_same(cluster, trained_pursuit, recording, expected, tmp_path):
     output = tmp_path / "out"
-    command = [sys.executable, "sort.py", *overrides(trained_pursuit, recording, output), *on_ray(cluster)]
-    with subprocess.Popen(
-        list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with sorting(cluster, trained_pursuit, recording, output) as process:
         left = _wait_for_chunks(output / "chunks", 5, process)
-        cluster.remove_node(cluster.second, allow_graceful=False)
+        cluster.remove_second()
         out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
     assert 0 < left < REPEATS * 5, "the node died before or after the sorting"

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from entries import ROOT, SMALL_TARGET, run_process
+from ray_cluster import ray_cluster
 
 from esort.sorter import Sorter
 
@@ -63,12 +64,7 @@ def test_ray(trained_pursuit, recordings, tmp_path):
     pytest.importorskip("ray", reason="pip install esort[ray]")
     if importlib.util.find_spec("hydra_plugins.hydra_ray_launcher") is None:
         pytest.skip("Hydra's Ray launcher is not installed: pip install --no-deps hydra-ray-launcher")
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    try:
-        cluster.add_node(**node)
+    with ray_cluster() as cluster:
         launcher = (
             "hydra/launcher=ray",
             f"hydra.launcher.ray.init.address={cluster.address}",
@@ -78,8 +74,6 @@ def test_ray(trained_pursuit, recordings, tmp_path):
         # One recording after the other, the chunks of each on all nodes.
         executor = ("executor=ray", f"executor.address={cluster.address}", "executor.chunk_s=2")
         sweep(trained_pursuit, recordings, tmp_path / "chunks", *executor)
-    finally:
-        cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
