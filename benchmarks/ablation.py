@@ -125,7 +125,7 @@ def stages(sorter, prepared):
 
     def features_then_heads(start):
         features = network.features(block(start)[4])
-        return network.sparse_heads() @ features.reshape(-1, features.shape[2])
+        return network.head_rows @ features.reshape(-1, features.shape[2])
 
     yield "reading", "µV, by SpikeInterface", False, lambda start: prepared.traces(*samples(start))
     yield "reading", "integers as stored", True, lambda start: prepared.stored(*samples(start))

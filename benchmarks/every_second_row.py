@@ -22,7 +22,7 @@ def scores_around_candidates(network, white):
     others = fir_bank(odd, np.ascontiguousarray(taps[:, 1::2]))
     num_even = min(features.shape[2], others.shape[2])
     features = features[:, :, :num_even] + others[:, :, :num_even]
-    half = network.sparse_heads() @ features.reshape(-1, num_even)
+    half = network.head_rows @ features.reshape(-1, num_even)
     half -= network.energies[:, None] / 2
     templates = np.einsum("ucf,fk->uck", network.heads, taps)  # (U, M, L)
     scores = np.empty((len(half), num_rows), dtype=np.float32)

@@ -1,6 +1,7 @@
 """Tissue that moves along the probe: its motion is found, and the units are where they were learned."""
 
 import functools
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -418,9 +419,32 @@ def test_a_dead_channel_is_no_source():
             assert (matrix[~present] == 0).all()
 
 
+@pytest.mark.parametrize("shift_um", [0.0, -60.0, 7.0])
+def test_a_long_probe_is_solved_piece_by_piece(shift_um):
+    """Each contact as if all of the others were asked: it need not be where pieces meet, nor sorted."""
+    positions = np.array([[16.0 * (index % 2), 15.0 * (index // 2)] for index in range(300)])
+    positions = np.random.default_rng(0).permutation(positions)
+    weights = interpolation(positions, np.full(len(positions), shift_um))
+    square = ((positions[:, None] - positions[None]) ** 2).sum(axis=2)
+    targets = positions + np.array([0, shift_um])
+    across = ((positions[:, None] - targets[None]) ** 2).sum(axis=2)
+    within = np.exp(-square / 55**2) + 0.01 * np.eye(len(positions))
+    np.testing.assert_allclose(weights, np.linalg.solve(within, np.exp(-across / 55**2)).T, atol=1e-4)
+
+
+def test_a_scorer_that_travels_takes_along_its_arrays_alone(sorter):
+    scorer = sorter.network.scorer()
+    traces = np.random.default_rng(0).standard_normal((scorer.num_channels, 200)).astype(np.float32)
+    before = pickle.dumps(scorer)
+    scores = scorer.scores(scorer.resting_rows @ traces)
+    there = pickle.loads(before)  # noqa: S301 (our own)
+    assert len(pickle.dumps(scorer)) == len(before)
+    np.testing.assert_array_equal(there.scores(there.resting_rows @ traces), scores)
+
+
 def test_at_rest_it_is_the_resting_whitening(sorter):
     network = sorter.network
-    moved = network.moved_whitening()
+    moved = network.scorer().moved_whitening
     depths = Follower(network).depths_um
     at_rest = moved.matrix(depths, np.zeros(len(depths), dtype=np.int64))
     np.testing.assert_array_equal(at_rest, network.resting_whitening())

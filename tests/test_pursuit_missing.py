@@ -5,7 +5,7 @@ import pytest
 import torch
 from pursuit_data import make_network
 
-from esort.pursuit.missing import learned_noise, without_channels
+from esort.pursuit.missing import without_channels
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def test_noise_stays_white_on_the_channels_that_are_left(network):
     np.testing.assert_allclose(covariance[np.ix_(left, left)], np.eye(6), atol=1e-4)
     assert (whitening[:, [2, 5]] == 0).all()
     assert (whitening[[2, 5]] == 0).all()
-    np.testing.assert_allclose(learned_noise(network), np.linalg.norm(coloring, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(network.scorer().noise_uv, np.linalg.norm(coloring, axis=1), rtol=1e-5)
 
 
 def test_footprints_are_what_the_channels_that_are_left_show(network):

@@ -17,8 +17,6 @@ from esort.detector import Detector
 from esort.inference import block_samples
 from esort.minutes import FIT_STEPS, Minutes, minute_of
 from esort.pursuit.detector import ScoreDetector
-from esort.pursuit.missing import learned_noise
-from esort.pursuit.mixing import SparseRows
 from esort.pursuit.peaks import Peaks
 from esort.pursuit.watch import Fits, Strange, Watch
 from esort.stretches import within
@@ -94,8 +92,8 @@ class Observer:
                 sampling_frequency=sampling_frequency,
                 least_size=DEFAULT_SIZE if baseline is None else baseline.least_size,
             )
-            scale = 1 / learned_noise(sorter.scorer)
-            self._rest = SparseRows(sorter.scorer.resting_whitening())
+            scale = 1 / sorter.scorer.noise_uv
+            self._rest = sorter.scorer.resting_rows
         self._scale = scale.astype(np.float32)
         self._silent = np.zeros(self._num_channels, dtype=bool)
         self._silent[sorter.missing_channels] = True

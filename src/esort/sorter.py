@@ -28,7 +28,7 @@ from esort.prepared import PreparedRecording, prepare
 from esort.preprocessing import Preprocessing
 from esort.pursuit.detector import ScoreDetector
 from esort.pursuit.following import Follower
-from esort.pursuit.missing import learned_noise, without_channels
+from esort.pursuit.missing import without_channels
 from esort.pursuit.scorer import PursuitScorer, PursuitSizes, score_thresholds, scorer_of
 from esort.sort_result import SortResult
 
@@ -121,7 +121,7 @@ class Sorter:
     def noise_uv(self) -> float:
         """Noise of the recording that was learned from: median over channels, in µV or its own unit."""
         if self.is_pursuit:
-            return float(np.median(learned_noise(self.scorer)))
+            return float(np.median(self.scorer.noise_uv))
         return float(np.median(self.card.noise_level_uv))
 
     def without_channels(self, channels: Iterable[int]) -> Sorter:

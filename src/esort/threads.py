@@ -7,7 +7,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import TypeVar
+
+from threadpoolctl import ThreadpoolController
 
 __all__ = ["available_cores", "map_in_threads", "one_thread_each", "with_threads"]
 
@@ -35,21 +38,30 @@ def one_thread_each() -> AbstractContextManager[None]:
 
 @contextmanager
 def with_threads(count: int) -> Iterator[None]:
-    """Let PyTorch work with so many threads, whatever the environment says: its sums depend on their number.
+    """Let libraries work with so many threads, whatever the environment says: sums depend on their number.
+
+    Beside others at work, threads of NumPy's that wait for each other cost more than they gain.
 
     Parameters
     ----------
     count : int
         1 or more.
     """
-    if "torch" not in sys.modules:  # nothing here would work with it
-        yield
-        return
-    import torch
+    with _numpy_threads().limit(limits=count, user_api="blas"):
+        if "torch" not in sys.modules:  # nothing here would work with it
+            yield
+            return
+        import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+@cache
+def _numpy_threads() -> ThreadpoolController:
+    """What counts the threads of NumPy's library of linear algebra; it takes a moment to find."""
+    return ThreadpoolController()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from esort.pursuit.large_events import NUM_ROWS, ROWS_BEFORE, SHIFTS_TOGETHER, add_events
-from esort.pursuit.missing import learned_noise
+from esort.pursuit.mixing import SparseRows
 from esort.pursuit.moving import interpolation
 from esort.pursuit.scorer import PursuitScorer, scorer_of
 
@@ -34,6 +34,8 @@ _COARSE = [4, 8, 12, 16, 20]
 # Channels on which the score of a shift is computed: fewer do not hold a wide unit that has moved, and pull
 # every estimate towards 0.
 _NUM_CHANNELS = 16
+# They are chosen among so many around the unit.
+_NUM_NEAR = 128
 # More events of a cell and window cost time and gain nothing.
 _MOST_EVENTS = 8
 # Distance and width of the windows over depth that may move apart.
@@ -69,7 +71,7 @@ class MotionEvidence:
         """Centres of the windows, (D,)."""
         distance = np.linalg.norm(positions[:, None] - positions[None], axis=2)  # (C, C)
         off = positions[:, 1, None] - self.depths_um  # (C, D)
-        noise = learned_noise(network)
+        noise = network.noise_uv
         bank, channels = _bank(network, positions, noise)
         apart = np.abs(positions[:, None] - _centres(network, positions)[None])  # (C, U, 2)
         self._constant = (
@@ -139,20 +141,23 @@ def _bank(network: PursuitScorer, positions: np.ndarray, noise: np.ndarray) -> t
         The strongest, over all shifts.
     """
     present, every = np.isfinite(noise), np.full(len(positions), 1.0)
+    few = SparseRows(network.whitening)
     moved = np.stack(
-        [network.whitening @ interpolation(positions, shift * every, present) for shift in SHIFTS_UM]
+        [few @ interpolation(positions, shift * every, present) for shift in SHIFTS_UM]
     )  # (G, C, C)
     level = np.where(present, noise, 0.0).astype(np.float32)
     number = min(_NUM_CHANNELS, len(positions))
+    distance = np.linalg.norm(positions[:, None] - _centres(network, positions)[None], axis=2)  # (C, U)
     banks, channels = [], []
     # For all units at once this would grow with the square of the channels.
     for unit_index in range(network.num_units):
-        rows = moved[:, network.head_channels[unit_index]]  # (G, M, C)
-        whole = rows.swapaxes(1, 2) @ network.heads[unit_index]  # (G, C, F)
-        strength = np.square(whole * level[:, None]).sum(axis=(0, 2))  # (C,)
+        near = np.sort(np.argsort(distance[:, unit_index], kind="stable")[:_NUM_NEAR])  # (N,)
+        rows = moved[:, network.head_channels[unit_index]][:, :, near]  # (G, M, N)
+        whole = rows.swapaxes(1, 2) @ network.heads[unit_index]  # (G, N, F)
+        strength = np.square(whole * level[near, None]).sum(axis=(0, 2))  # (N,)
         strongest = np.sort(np.argsort(-strength, kind="stable")[:number])  # (H,)
         banks.append(whole[:, strongest].transpose(1, 2, 0))  # (H, F, G)
-        channels.append(strongest)
+        channels.append(near[strongest])
     bank = np.ascontiguousarray(banks, dtype=np.float32)  # (U, H, F, G)
     return bank.reshape(len(bank), -1, len(SHIFTS_UM)), np.stack(channels)
 

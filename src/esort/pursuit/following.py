@@ -11,7 +11,7 @@ from esort.motion import FollowedMotion
 from esort.pursuit.evidence import MotionEvidence
 from esort.pursuit.motion import CELL_S, NUM_CELLS, motion_around, shift_after
 from esort.pursuit.scorer import PursuitScorer, scorer_of
-from esort.threads import map_in_threads
+from esort.threads import map_in_threads, one_thread_each
 
 if TYPE_CHECKING:
     from esort.pursuit.network import PursuitNetwork
@@ -41,10 +41,11 @@ class Follower:
 
     def __init__(self, network: PursuitScorer | PursuitNetwork) -> None:
         if network not in _evidences:
-            _evidences[network] = MotionEvidence(network)
+            with one_thread_each():
+                _evidences[network] = MotionEvidence(network)
         self._source = _evidences[network]
         self._network = scorer_of(network)
-        self._whitening = self._network.moved_whitening()
+        self._whitening = self._network.moved_whitening
         self._past: dict[int, np.ndarray] = {}
 
     @property

@@ -4,35 +4,15 @@ from __future__ import annotations
 
 from copy import deepcopy
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from esort.pursuit.scorer import PursuitScorer, scorer_of
 from esort.pursuit.whitening import zca_rows
 
 if TYPE_CHECKING:
     from esort.pursuit.network import PursuitNetwork
 
-__all__ = ["learned_noise", "without_channels"]
-
-# Of a long probe the inverse takes a moment, and every chunk and stream asks.
-_noises: WeakKeyDictionary[PursuitScorer, np.ndarray] = WeakKeyDictionary()
-
-
-def learned_noise(network: PursuitScorer | PursuitNetwork) -> np.ndarray:
-    """Noise level of each channel that the network learned with, in µV behind its band-pass: (C,).
-
-    Infinite where nobody listens.
-    """
-    network = scorer_of(network)
-    if network not in _noises:
-        present = network.present_channels()
-        coloring = np.linalg.inv(network.whitening.astype(np.float64)[np.ix_(present, present)])
-        level = np.full(network.num_channels, np.inf)
-        level[present] = np.sqrt(np.square(coloring).sum(axis=1))
-        _noises[network] = level
-    return _noises[network].copy()
+__all__ = ["without_channels"]
 
 
 def _noise(network: PursuitNetwork) -> tuple[np.ndarray, np.ndarray]:

@@ -20,8 +20,10 @@ _OWN_NOISE = 1e-2
 _REST_UM = 2
 # Channels of less weight than this part of the largest are left out of a row.
 _LEAST_WEIGHT = 2e-3
-# Matrices that are kept: drift comes back to where it was.
-_MOST_KEPT = 64
+# Contacts as far away as this change no weight by more than 1e-4; those this close are done together.
+_REACH_UM, _TOGETHER_UM = 440.0, 440.0
+# Matrices that are kept, sparse and whole: drift comes back to where it was.
+_MOST_KEPT, _FEW_KEPT = 64, 8
 
 
 class MovedWhitening:
@@ -44,7 +46,7 @@ class MovedWhitening:
         self._smooth = smooth
         self._positions = contact_positions_um
         self._present = np.diagonal(whitening) != 0
-        self._interpolations: dict[int, np.ndarray] = {}
+        self._interpolations: OrderedDict[int, np.ndarray] = OrderedDict()
         self._whole: dict[int, SparseRows] = {}  # had all the tissue moved so far
         self._kept: OrderedDict[bytes, SparseRows] = OrderedDict()
         self._lock = Lock()
@@ -62,7 +64,8 @@ class MovedWhitening:
         -------
         float32 array, shape (C, C)
         """
-        return self._matrix(self._steps(depths_um, shift_um))
+        with self._lock:
+            return self._matrix(self._steps(depths_um, shift_um))
 
     def rows(self, depths_um: np.ndarray, shift_um: np.ndarray) -> SparseRows:
         """Do as `matrix`, for the CPU; from any thread."""
@@ -119,6 +122,8 @@ class MovedWhitening:
         if step not in self._interpolations:
             shift = np.full(len(self._positions), float(step))
             self._interpolations[step] = interpolation(self._positions, shift, self._present)
+            if len(self._interpolations) > _FEW_KEPT:
+                self._interpolations.popitem(last=False)
         return self._interpolations[step]
 
 
@@ -147,13 +152,20 @@ def interpolation(
     Simple kriging, Cressie, Statistics for Spatial Data (1993), section 3.4.5: band-passed traces have no
     mean.
     """
-    sources = np.arange(len(contact_positions_um)) if present is None else np.flatnonzero(present)
     targets = contact_positions_um + np.stack([np.zeros_like(shift_um), shift_um], axis=1)
-    within = _covariance(contact_positions_um[sources], contact_positions_um[sources])
-    within[np.diag_indices_from(within)] += _OWN_NOISE
-    across = _covariance(contact_positions_um[sources], targets)
+    heard = np.ones(len(targets), dtype=bool) if present is None else present
     weights = np.zeros((len(targets), len(targets)), dtype=np.float32)
-    weights[:, sources] = np.linalg.solve(within, across).T
+    depths_um, depth_um = contact_positions_um[:, 1], targets[:, 1]
+    # All at once this would grow with the cube of the channels.
+    block = np.floor((depth_um - depth_um.min()) / _TOGETHER_UM)
+    for number in np.unique(block).tolist():
+        (some,) = np.nonzero(block == number)
+        low, high = depth_um[some].min() - _REACH_UM, depth_um[some].max() + _REACH_UM
+        (near,) = np.nonzero(heard & (depths_um >= low) & (depths_um <= high))
+        sources = contact_positions_um[near]
+        within = _covariance(sources, sources)
+        within[np.diag_indices_from(within)] += _OWN_NOISE
+        weights[np.ix_(some, near)] = np.linalg.solve(within, _covariance(sources, targets[some])).T
     return weights
 
 

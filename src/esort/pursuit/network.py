@@ -13,8 +13,6 @@ from torch.nn import functional
 
 from esort.network import SpikeNetwork
 from esort.pursuit.bandpass import Bandpass
-from esort.pursuit.mixing import SparseRows
-from esort.pursuit.moving import MovedWhitening
 from esort.pursuit.scorer import PursuitScorer, PursuitSizes
 
 __all__ = ["PursuitNetwork"]
@@ -175,10 +173,6 @@ class PursuitNetwork(SpikeNetwork):
         """See `PursuitScorer.resting_whitening`."""
         return self.scorer().resting_whitening()
 
-    def moved_whitening(self) -> MovedWhitening:
-        """See `PursuitScorer.moved_whitening`."""
-        return self.scorer().moved_whitening()
-
     def filtered(self, traces: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:
         """See `PursuitScorer.filtered`."""
         return self.bandpass.apply(traces, gains)
@@ -199,9 +193,6 @@ class PursuitNetwork(SpikeNetwork):
         """Heads over all channels, (U, C, F)."""
         dense = self.heads.new_zeros(self.num_units, self.num_channels, self.heads.shape[2])
         return dense.scatter_(1, self.head_channels[:, :, None].expand_as(self.heads), self.heads)
-
-    def _sparse_heads(self) -> SparseRows:
-        return self.scorer().sparse_heads()
 
     def of_units(self, unit_index: np.ndarray) -> PursuitNetwork:
         """See `SpikeNetwork.of_units`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -127,7 +128,10 @@ class PursuitScorer:
         """The filter in front."""
         self.energies: np.ndarray = np.square(self.heads).sum(axis=(1, 2))
         """|D_u|² of each unit, float32 (U,)."""
-        self._sparse: dict[str, SparseRows] = {}
+
+    def __reduce__(self) -> tuple[type[PursuitScorer], tuple[PursuitSizes, dict[str, np.ndarray]]]:
+        """Take along the arrays, and not what is made of them."""
+        return PursuitScorer, (self.sizes, self.arrays())
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays, by name."""
@@ -147,11 +151,34 @@ class PursuitScorer:
 
     def resting_whitening(self) -> np.ndarray:
         """Whitening of traces where the tissue has not moved, float32 (C, C)."""
-        return self.moved_whitening().matrix(np.zeros(1), np.zeros(1))
+        return self.moved_whitening.matrix(np.zeros(1), np.zeros(1))
 
+    @cached_property
     def moved_whitening(self) -> MovedWhitening:
         """Whitening of traces wherever the tissue is."""
         return MovedWhitening(self.whitening, self.positions.astype(np.float64), smooth=self.sizes.moved)
+
+    @cached_property
+    def resting_rows(self) -> SparseRows:
+        """`resting_whitening` for the processor, (C, C)."""
+        return SparseRows(self.resting_whitening())
+
+    @cached_property
+    def head_rows(self) -> SparseRows:
+        """Heads over the rows of all features, (U, C · F)."""
+        return SparseRows(self.dense_heads().reshape(self.num_units, -1))
+
+    @cached_property
+    def noise_uv(self) -> np.ndarray:
+        """Noise level of each channel that was learned with, in µV behind the band-pass: float64 (C,).
+
+        Infinite where nobody listens.
+        """
+        present = self.present_channels()
+        coloring = np.linalg.inv(self.whitening.astype(np.float64)[np.ix_(present, present)])
+        level = np.full(self.num_channels, np.inf)
+        level[present] = np.sqrt(np.square(coloring).sum(axis=1))
+        return level
 
     def filtered(self, traces: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:
         """Band-pass and decimate: (N, C) in µV, or as stored with gains (C,), to float32 (C, T)."""
@@ -159,9 +186,7 @@ class PursuitScorer:
 
     def whitened(self, traces: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:
         """Band-pass, decimate and whiten: (N, C) in µV, or as stored with gains (C,), to float32 (C, T)."""
-        if "whitening" not in self._sparse:
-            self._sparse["whitening"] = SparseRows(self.resting_whitening())
-        return self._sparse["whitening"] @ self.filtered(traces, gains)
+        return self.resting_rows @ self.filtered(traces, gains)
 
     def features(self, whitened: np.ndarray) -> np.ndarray:
         """Filter each channel with the temporal bank: (C, T) to float32 (C, F, T - Lb + 1)."""
@@ -169,19 +194,13 @@ class PursuitScorer:
 
     def scores(self, whitened: np.ndarray) -> np.ndarray:
         """Scores of all units: (C, T) to float32 (U, T - Lb + 1)."""
-        return self.sparse_heads().of_filtered(whitened, self.filters, -self.energies / 2)
+        return self.head_rows.of_filtered(whitened, self.filters, -self.energies / 2)
 
     def dense_heads(self) -> np.ndarray:
         """Heads over all channels, (U, C, F)."""
         dense = np.zeros((self.num_units, self.num_channels, self.heads.shape[2]), dtype=np.float32)
         np.put_along_axis(dense, self.head_channels[:, :, None], self.heads, axis=1)
         return dense
-
-    def sparse_heads(self) -> SparseRows:
-        """Heads over the rows of all features, (U, C · F)."""
-        if "heads" not in self._sparse:
-            self._sparse["heads"] = SparseRows(self.dense_heads().reshape(self.num_units, -1))
-        return self._sparse["heads"]
 
 
 def scorer_of(network: PursuitScorer | PursuitNetwork) -> PursuitScorer:
