@@ -369,16 +369,19 @@ def test_a_sorter_that_was_made_ready_finds_the_same(path, subject, whole):
     assert_same(ready.sort(subject.recording, num_workers=1).spikes, whole.spikes)
 
 
-def test_sorting_needs_no_pytorch(path, subject, whole, tmp_path):
-    """It takes longer to load than a minute takes to sort."""
+def test_sorting_loads_no_more_than_it_needs(path, subject, whole, tmp_path):
+    """PyTorch takes longer to load than a minute takes to sort, filters that are not used a second."""
     recording = subject.recording.save(folder=tmp_path / "recording", verbose=False)
     program = (
         "import sys, numpy, esort.sort_run\n"
+        "from esort.defects import look_over\n"
         "from esort.sorter import Sorter\n"
         "from spikeinterface.core import load\n"
-        "spikes = Sorter.load(sys.argv[1]).sort(load(sys.argv[2])).spikes\n"
+        "recording = load(sys.argv[2])\n"
+        "assert not look_over(recording).bad_channel_ids\n"
+        "spikes = Sorter.load(sys.argv[1]).sort(recording).spikes\n"
         "numpy.save(sys.argv[3], spikes.sample_index)\n"
-        "print(*{'torch', 'pytorch_lightning', 'matplotlib', 'pandas'} & set(sys.modules))"
+        "print(*{'torch', 'pytorch_lightning', 'matplotlib', 'pandas', 'scipy.signal'} & set(sys.modules))"
     )
     found = tmp_path / "found.npy"
     command = [sys.executable, "-c", program, path, tmp_path / "recording", found]

@@ -99,7 +99,7 @@ def examine(
         looking = (
             replace(preprocessing, inside_network=False) if preprocessing.inside_network else preprocessing
         )
-        excerpt = take_excerpt(recording, looking, seconds=seconds)
+        excerpt = take_excerpt(recording, looking.apply(recording), seconds=seconds)
     except ValueError as error:
         return [*found, Finding(check="signal", level="fatal", text=str(error))]
     found += [gaps(recording, excerpt), noise(excerpt)]

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from esort.preprocessing import Preprocessing
-
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording
 
@@ -57,26 +55,21 @@ class Excerpt:
         return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
 
 
-def take_excerpt(recording: BaseRecording, preprocessing: Preprocessing, *, seconds: float = 5.0) -> Excerpt:
+def take_excerpt(recording: BaseRecording, behind: BaseRecording, *, seconds: float = 5.0) -> Excerpt:
     """Read stretches that lie evenly over the recording.
 
     Parameters
     ----------
     recording : BaseRecording
-    preprocessing : Preprocessing
+    behind : BaseRecording
+        The same behind a filter.
     seconds : float
         Length of all stretches together, at most; of many channels fewer, so that memory is bounded.
-
-    Raises
-    ------
-    ValueError
-        If the filter does not fit the recording.
     """
     num_samples, rate = int(recording.get_num_samples()), float(recording.sampling_frequency)
     in_all = min(seconds * rate, _BYTES / 4 / recording.get_num_channels(), num_samples)
     length = max(1, int(in_all / _PLACES))
     starts = np.linspace(0, num_samples - length, _PLACES).astype(int).tolist()
-    behind = preprocessing.apply(recording)
     stretches = [{"start_frame": start, "end_frame": start + length} for start in starts]
     filtered = [behind.get_traces(**stretch).astype(np.float32, copy=False) for stretch in stretches]
     spread = [np.median(np.abs(traces - np.median(traces, axis=0)), axis=0) for traces in filtered]
