@@ -189,10 +189,10 @@ class Watch:
         self._thread.join()
 
     def _look(self):
-        while True:
+        over = False
+        while not over:
+            over = self._over.wait(SAMPLED_EVERY_S if self.rows else 0)
             self.rows.append((time.perf_counter() - self._begin, resident_bytes()))
-            if self._over.wait(SAMPLED_EVERY_S):
-                return
 
 
 def hours_of(recording, spikes, num_units, seconds):
@@ -260,7 +260,7 @@ def main(arguments):
         seconds,
     )
     # Warm after a tenth of the time: what is allocated once has been.
-    warm = [(moment, size) for moment, size in memory if moment >= 0.1 * wall]
+    warm = [(moment, size) for moment, size in memory if moment >= 0.1 * wall] or memory[-1:]
     slope = np.polyfit(*np.array(warm).T, 1)[0] if len(warm) > 2 else 0.0
     content = {
         "command": "python benchmarks/load.py " + " ".join(f"{key}={options[key]}" for key in DEFAULTS),

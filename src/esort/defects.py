@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 # Noise of a channel over the median of all. SpikeInterface's "mad" has the same factor for noisy ones, and
 # none for dead ones; its coherence wants a probe full of channels in tissue, else it would silence good ones.
 _NOISY, _DEAD = 5.0, 0.1
-_SECONDS = 2.0
+# Of all places together: noise is known to 2 percent, and asked is whether it is far from the others'.
+_SECONDS = 0.5
 # A checkpoint and a recording whose noise differs by more are not in the same unit.
 _OTHER_UNIT, _OTHER_NOISE = 30.0, 3.0
 _CHUNK_S = 1.0

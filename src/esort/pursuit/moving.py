@@ -22,8 +22,8 @@ _REST_UM = 2
 _LEAST_WEIGHT = 2e-3
 # Contacts as far away as this change no weight by more than 1e-4; those this close are done together.
 _REACH_UM, _TOGETHER_UM = 440.0, 440.0
-# Matrices that are kept, sparse and whole: drift comes back to where it was.
-_MOST_KEPT, _FEW_KEPT = 64, 8
+# Drift comes back to where it was: so many sparse matrices are kept, and so many bytes of whole ones.
+_MOST_KEPT, _KEPT_BYTES = 64, 80e6
 
 
 class MovedWhitening:
@@ -121,9 +121,10 @@ class MovedWhitening:
             return np.eye(len(self._positions), dtype=np.float32)
         if step not in self._interpolations:
             shift = np.full(len(self._positions), float(step))
-            self._interpolations[step] = interpolation(self._positions, shift, self._present)
-            if len(self._interpolations) > _FEW_KEPT:
+            found = interpolation(self._positions, shift, self._present)
+            while (len(self._interpolations) + 1) * found.nbytes > _KEPT_BYTES and self._interpolations:
                 self._interpolations.popitem(last=False)
+            self._interpolations[step] = found
         return self._interpolations[step]
 
 
