@@ -127,8 +127,10 @@ class RayExecutor:
                     yield start, result
                     advance(math.ceil((stop - start) / (BLOCK_S * recording.sampling_frequency)))
             finally:
-                for reference in waiting:  # those that are done do not mind
-                    ray.cancel(reference, force=True)
+                # By force Ray sometimes ends this process, for a task may fail while it is cancelled.
+                _, left = ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
+                for reference in left:
+                    ray.cancel(reference, force=False)
         shown = ", ".join(f"{node}: {count}" for node, count in sorted(nodes.items()))
         logger.info("ray: %d chunks of %g s on %d nodes (%s)", len(waiting), self.chunk_s, len(nodes), shown)
 
@@ -227,16 +229,23 @@ def _sort_stretch(
     try:
         recording = load(described)
     except Exception as error:  # noqa: BLE001 (readers raise whatever they like)
-        line = " ".join(str(error).split()) or type(error).__name__
-        raise OSError(
-            f"node {node} cannot open the recording ({line}): it must lie where every node sees it "
-            "under the same path"
-        ) from None
-    result = sorter.sort(
-        recording,
-        start_sample=start,
-        stop_sample=stop,
-        thresholds=thresholds,
-        num_workers=num_workers,
-    )
+        raise _unseen(node, error) from None
+    try:
+        result = sorter.sort(
+            recording,
+            start_sample=start,
+            stop_sample=stop,
+            thresholds=thresholds,
+            num_workers=num_workers,
+        )
+    except OSError as error:  # many readers open their files when the first traces are asked for
+        raise _unseen(node, error) from None
     return result, node
+
+
+def _unseen(node: str, error: Exception) -> OSError:
+    line = " ".join(str(error).split()) or type(error).__name__
+    return OSError(
+        f"node {node} cannot open the recording ({line}): it must lie where every node sees it "
+        "under the same path"
+    )
