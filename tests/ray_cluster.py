@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-_STARTS = 3
 _READY_S = 180.0
 
 
@@ -30,18 +29,15 @@ class RayCluster:
 
     def remove_second(self) -> None:
         """Kill the processes of the second node."""
-        self._ask("remove")
+        assert self._process.stdin is not None
+        self._process.stdin.write("remove\n")
+        self._process.stdin.flush()
+        self._answer()
 
     def close(self) -> None:
         """Kill the processes of all nodes."""
         with contextlib.suppress(BrokenPipeError):
             self._process.communicate("close\n", timeout=60)
-
-    def _ask(self, command: str) -> str:
-        assert self._process.stdin is not None
-        self._process.stdin.write(command + "\n")
-        self._process.stdin.flush()
-        return self._answer()
 
     def _answer(self) -> str:
         """Return the word behind the next ``ready``; other lines are Ray's greetings."""
@@ -56,14 +52,8 @@ class RayCluster:
 
 @contextlib.contextmanager
 def ray_cluster() -> Iterator[RayCluster]:
-    """Start a cluster, again if it did not come up: a busy machine is too slow for Ray's own deadlines."""
-    for attempt in range(_STARTS):
-        try:
-            cluster = RayCluster()
-            break
-        except OSError:
-            if attempt == _STARTS - 1:
-                raise
+    """A cluster that is there as long as the context."""
+    cluster = RayCluster()
     try:
         yield cluster
     finally:
