@@ -72,8 +72,8 @@ class MotionEvidence:
         distance = np.linalg.norm(positions[:, None] - positions[None], axis=2)  # (C, C)
         off = positions[:, 1, None] - self.depths_um  # (C, D)
         noise = network.noise_uv
-        bank, channels = _bank(network, positions, noise)
         apart = np.abs(positions[:, None] - _centres(network, positions)[None])  # (C, U, 2)
+        bank, channels = _bank(network, positions, noise, np.linalg.norm(apart, axis=2))
         self._constant = (
             bank,
             np.ascontiguousarray(bank[:, :, _COARSE]),
@@ -131,8 +131,18 @@ def _centres(network: PursuitScorer, positions: np.ndarray) -> np.ndarray:
     return (where * energy[:, :, None]).sum(axis=1) / np.maximum(energy.sum(axis=1), 1e-9)[:, None]
 
 
-def _bank(network: PursuitScorer, positions: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _bank(
+    network: PursuitScorer, positions: np.ndarray, noise: np.ndarray, distance: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Heads as they look at traces before the whitening, for each shift.
+
+    Parameters
+    ----------
+    network : PursuitScorer
+    positions : float array, shape (C, 2)
+    noise : float array, shape (C,)
+    distance : float array, shape (C, U)
+        From each unit's centre.
 
     Returns
     -------
@@ -147,7 +157,6 @@ def _bank(network: PursuitScorer, positions: np.ndarray, noise: np.ndarray) -> t
     )  # (G, C, C)
     level = np.where(present, noise, 0.0).astype(np.float32)
     number = min(_NUM_CHANNELS, len(positions))
-    distance = np.linalg.norm(positions[:, None] - _centres(network, positions)[None], axis=2)  # (C, U)
     banks, channels = [], []
     # For all units at once this would grow with the square of the channels.
     for unit_index in range(network.num_units):
