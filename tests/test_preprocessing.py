@@ -57,6 +57,29 @@ def test_without_gain_the_unit_is_kept_with_a_warning(caplog):
     assert noise_levels_uv(filtered).shape == (2,)
 
 
+def test_a_rough_filter_scales_warns_and_refuses_as_the_other(caplog):
+    traces = np.random.default_rng(0).normal(0, 40, (20_000, 3))
+    storages = [
+        make((traces + 300).astype("int16"), offset=-150.0),
+        make((traces + 300 + 32_768).astype("uint16"), offset=-150.0),
+    ]
+    for recording in storages:
+        rough, exact = (one(recording) for one in (Preprocessing().roughly, Preprocessing().apply))
+        assert rough.get_traces().dtype == np.float32
+        noise, expected = (np.std(one.get_traces()[2000:-2000], axis=0) for one in (rough, exact))
+        np.testing.assert_allclose(noise, expected, rtol=0.25)
+        assert np.abs(np.median(rough.get_traces(), axis=0)).max() < 1
+    assert "does not say its gain" not in caplog.text
+    Preprocessing().roughly(make(traces.astype("int16"), gain=None))
+    assert "does not say its gain" in caplog.text
+    for bad in (make(traces[:5].astype("int16")), NumpyRecording(traces.astype("int16"), 10_000.0)):
+        with pytest.raises(ValueError) as exact:
+            Preprocessing().apply(bad)
+        with pytest.raises(ValueError) as rough:
+            Preprocessing().roughly(bad)
+        assert str(rough.value) == str(exact.value)
+
+
 @pytest.mark.parametrize("chunk_samples", [700, 3001, 20_000])
 def test_chunked_equals_whole_to_the_stated_tolerance(chunk_samples):
     rng = np.random.default_rng(0)

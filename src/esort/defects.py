@@ -93,7 +93,7 @@ def look_over(recording: BaseRecording, *, bad_channel_ids: Any = None) -> Defec
             "the clock jumps %d times, first after sample %d: %s", jumps.size, int(jumps[0]), GAP_ADVICE
         )
     try:
-        excerpt = take_excerpt(recording, _behind_filter(recording), seconds=_SECONDS)
+        excerpt = take_excerpt(recording, Preprocessing().roughly(recording), seconds=_SECONDS)
     except ValueError:  # too short for the filter, or of a rate that it does not fit: refused elsewhere
         return Defects(given=given or ())
     low, high = (np.stack([end(traces, axis=0) for traces in excerpt.raw]) for end in (np.min, np.max))
@@ -121,22 +121,6 @@ def look_over(recording: BaseRecording, *, bad_channel_ids: Any = None) -> Defec
     if advice:
         logger.warning("%s", advice)
     return found
-
-
-def _behind_filter(recording: BaseRecording) -> BaseRecording:
-    """Return the recording behind a filter that is there at once: others load SciPy's for a second."""
-    from spikeinterface.preprocessing import astype, gaussian_filter, scale_to_uV, unsigned_to_signed
-
-    band = Preprocessing()
-    band.resolve(recording)  # refuses a rate that the band does not fit
-    gains = recording.get_channel_gains()
-    if np.dtype(recording.dtype).kind == "u":
-        recording = unsigned_to_signed(recording)
-    filtered = gaussian_filter(astype(recording, "float32"), band.freq_min_hz, band.freq_max_hz)
-    if gains is None:
-        return filtered
-    filtered.set_channel_offsets(0.0)
-    return scale_to_uV(filtered)
 
 
 def scale_advice(noise: float, *, in_uv: bool) -> str:

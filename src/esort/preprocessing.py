@@ -128,25 +128,12 @@ class Preprocessing:
         ValueError
             If the band does not fit the rate, or the recording is shorter than `min_samples`.
         """
-        from spikeinterface.preprocessing import (
-            astype,
-            bandpass_filter,
-            common_reference,
-            scale_to_uV,
-            unsigned_to_signed,
-        )
+        from spikeinterface.preprocessing import astype, bandpass_filter, common_reference, scale_to_uV
 
-        chosen = self.resolve(recording)
-        if recording.get_num_samples() < self.min_samples:
-            raise ValueError(
-                f"a filter of order {self.filter_order} needs a recording of at least "
-                f"{self.min_samples} samples, got {recording.get_num_samples()}"
-            )
-        gains = recording.get_channel_gains()
-        if np.dtype(recording.dtype).kind == "u":
-            recording = unsigned_to_signed(recording)
+        chosen, recording = self._ready(recording)
         if chosen.inside_network:
-            return astype(recording, "float32") if gains is None else scale_to_uV(recording)
+            unknown = recording.get_channel_gains() is None
+            return astype(recording, "float32") if unknown else scale_to_uV(recording)
         filtered = bandpass_filter(
             recording,
             freq_min=chosen.freq_min_hz,
@@ -155,14 +142,33 @@ class Preprocessing:
             filter_order=chosen.filter_order,
             dtype="float32",
         )
-        if gains is None:
-            logger.warning("the recording does not say its gain: traces keep their own unit instead of µV")
-        else:
-            filtered.set_channel_offsets(0.0)  # the band-pass has removed any offset
-            filtered = scale_to_uV(filtered)
+        filtered = _in_uv(filtered)
         if chosen.common_reference == "median":
             filtered = common_reference(filtered, reference="global", operator="median", dtype="float32")
         return filtered
+
+    def roughly(self, recording: BaseRecording) -> BaseRecording:
+        """Do as `apply` without a reference, behind a filter of soft edges: for a first look.
+
+        It is there at once; to load those of SciPy, which `apply` takes, is a second of start-up.
+        """
+        from spikeinterface.preprocessing import astype, gaussian_filter
+
+        _, recording = self._ready(recording)
+        return _in_uv(gaussian_filter(astype(recording, "float32"), self.freq_min_hz, self.freq_max_hz))
+
+    def _ready(self, recording: BaseRecording) -> tuple[Preprocessing, BaseRecording]:
+        """Decide what "auto" means, refuse what cannot be filtered, and centre unsigned traces."""
+        from spikeinterface.preprocessing import unsigned_to_signed
+
+        chosen = self.resolve(recording)
+        if recording.get_num_samples() < self.min_samples:
+            raise ValueError(
+                f"a filter of order {self.filter_order} needs a recording of at least "
+                f"{self.min_samples} samples, got {recording.get_num_samples()}"
+            )
+        unsigned = np.dtype(recording.dtype).kind == "u"
+        return chosen, unsigned_to_signed(recording) if unsigned else recording
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint's card."""
@@ -252,3 +258,14 @@ def noise_levels_uv(
         )
         levels[dead] = np.median(levels[~dead])
     return levels
+
+
+def _in_uv(filtered: BaseRecording) -> BaseRecording:
+    """Scale traces that a band-pass has freed of any offset; without a gain they keep their unit."""
+    from spikeinterface.preprocessing import scale_to_uV
+
+    if filtered.get_channel_gains() is None:
+        logger.warning("the recording does not say its gain: traces keep their own unit instead of µV")
+        return filtered
+    filtered.set_channel_offsets(0.0)
+    return scale_to_uV(filtered)
