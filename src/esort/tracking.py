@@ -13,12 +13,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 from esort.files import plain
 from esort.tracker import Tracker, plain_number, read_metrics
 
-__all__ = ["Tracker", "TrackerSpec", "WandbTracker", "has_key", "read_metrics"]
+__all__ = ["Tracker", "TrackerSpec", "WandbTracker", "has_key", "reach_server", "read_metrics"]
 
 KINDS = ("csv", "wandb")
 MODES = ("auto", "online", "offline")
@@ -318,6 +320,32 @@ def has_key() -> bool:
     except (OSError, netrc.NetrcParseError):
         return False
     return any(known.authenticators(host) for host in hosts)
+
+
+def reach_server(timeout_s: float = 10.0) -> None:
+    """Ask W&B's server whether it is there; any answer will do.
+
+    W&B's client tries again for minutes, and may not end after that: who cannot go on without the server
+    asks first.
+
+    Parameters
+    ----------
+    timeout_s : float
+
+    Raises
+    ------
+    ValueError
+        If nothing answers; named with the address.
+    """
+    import wandb
+
+    address = wandb.setup().settings.base_url
+    try:
+        urlopen(address, timeout=timeout_s).close()
+    except HTTPError:
+        return  # a refusal is an answer
+    except OSError as error:
+        raise ValueError(f"W&B's server {address} does not answer: {_one_line(error)}") from None
 
 
 def _one_line(error: Exception) -> str:

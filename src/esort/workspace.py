@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from esort.tracking import has_key
+from esort.tracking import has_key, reach_server
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -123,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         workspace = make_workspace(_parse(sys.argv[1:] if arguments is None else arguments))
         if not has_key():
             raise ValueError("a W&B workspace lives on a server and no API key is known: wandb login first")
+        reach_server()
         workspace.save()
     except Exception as error:  # noqa: BLE001 (whatever W&B's client raises is one line here)
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
