@@ -6,10 +6,11 @@ import numpy as np
 import torch
 
 from esort.postprocess import ConflictTable
+from esort.pursuit.contests import begin_again
 from esort.pursuit.examples import RowLabels, windows_at
 from esort.pursuit.explain import Events, explain, residual
 from esort.pursuit.matching import match_events
-from esort.pursuit.means import evenly, first_footprints, typical
+from esort.pursuit.means import evenly, first_footprints, focused_if_single, typical
 from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.overlaps import conflict_table
 from esort.pursuit.recipe import Layout, Recipe
@@ -17,7 +18,7 @@ from esort.pursuit.scorer import score_thresholds
 from esort.pursuit.shifting import shifted
 from esort.threads import map_in_threads
 
-__all__ = ["first_network", "learn_units"]
+__all__ = ["first_network", "learn_units", "refine_units"]
 
 # An event whose amplitude is outside is no example of its unit.
 _TYPICAL = (0.8, 1.25)
@@ -36,8 +37,8 @@ _ALONE_MS = 1.0
 _LATE = 0.1
 # As few as possible: what one unit takes from its neighbour in one round it does not give back in the next.
 _ROUNDS = ("clamped", "free", "free")
-# One label may show another unit's spike more than the unit's own: units that then find nothing begin again.
-_ROUNDS_OF_ONE = ("clamped", "free", "begin again", "free")
+# One label may show another unit's spike more than the unit's own.
+_ROUNDS_OF_ONE = ("clamped", "free", "begin again", "free", "free")
 # The footprint of fewer labels than this is poor.
 _FEW_LABELS = 5
 
@@ -84,32 +85,58 @@ def learn_units(
     layout, channels = recipe.layout, network.footprint_channels.numpy().copy()
     label_counts = labels.counts()
     table = conflict_table(network)
-    footprints, counts = network.footprints, label_counts.astype(float)
+    counts = label_counts.astype(float)
     for round_ in _ROUNDS_OF_ONE if (label_counts == 1).any() else _ROUNDS:
-        thresholds = score_thresholds(network.scorer().energies)
-        begun_again = (label_counts == 1) & (counts == 1) & (round_ == "begin again")
-        if round_ == "begin again" and not begun_again.any():
-            continue
-        thresholds[begun_again] = np.inf  # the others explain what they can, at their labels too
-        # A unit whose footprint is still poor would lose its labelled spikes to its neighbours.
-        clamped = _events_of(labels)
-        left = residual(network, whitened, clamped) if round_ == "clamped" else whitened
-        events = explain(network, table, left, thresholds, exclusion_rows=layout.exclusion_rows)
-        if round_ == "clamped":
-            events = _apart_from(events, labels, table, _MATCH_MS * layout.rate_hz / 1000)
-        left = residual(network, left, events)
         if round_ == "begin again":
-            anew, channels_anew = first_footprints(left, labels, contact_positions_um, layout)
-            footprints[begun_again], channels[begun_again] = anew[begun_again], channels_anew[begun_again]
+            lost = (label_counts == 1) & (counts == 1)
+            again, footprints, channels = begin_again(
+                network, table, whitened, labels, contact_positions_um, layout, lost=lost
+            )
+            counts[again] = 1
         elif round_ == "clamped":
-            footprints, counts = _refine(network, left, clamped, labels, layout, free=None)
+            footprints, counts = _clamped_round(network, table, whitened, labels, layout)
+            footprints = focused_if_single(footprints, channels, labels, contact_positions_um, layout)
         else:
-            poor = label_counts < _FEW_LABELS
-            free = _teaching(events, poor, network, table, _ALONE_MS * layout.rate_hz / 1000)
-            footprints, counts = _refine(network, left, events, labels, layout, free=free)
+            footprints, counts = _free_round(network, table, whitened, labels, layout)
         network = recipe.network(footprints, channels, counts)
         table = conflict_table(network)
     return network, table
+
+
+def refine_units(
+    network: PursuitNetwork, whitened: np.ndarray, labels: RowLabels, recipe: Recipe
+) -> tuple[PursuitNetwork, ConflictTable]:
+    """Refine learned units once more, for others are left out by now; see `learn_units`."""
+    channels = network.footprint_channels.numpy().copy()
+    footprints, counts = _free_round(network, conflict_table(network), whitened, labels, recipe.layout)
+    network = recipe.network(footprints, channels, counts)
+    return network, conflict_table(network)
+
+
+def _clamped_round(
+    network: PursuitNetwork, table: ConflictTable, whitened: np.ndarray, labels: RowLabels, layout: Layout
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Refine the units by their labels alone, which no other unit may take.
+
+    A unit whose footprint is still poor would lose its labelled spikes to its neighbours.
+    """
+    clamped = _events_of(labels)
+    left = residual(network, whitened, clamped)
+    thresholds = score_thresholds(network.scorer().energies)
+    events = explain(network, table, left, thresholds, exclusion_rows=layout.exclusion_rows)
+    events = _apart_from(events, labels, table, _MATCH_MS * layout.rate_hz / 1000)
+    return _refine(network, residual(network, left, events), clamped, labels, layout, free=None)
+
+
+def _free_round(
+    network: PursuitNetwork, table: ConflictTable, whitened: np.ndarray, labels: RowLabels, layout: Layout
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Refine the units by all spikes that they find."""
+    thresholds = score_thresholds(network.scorer().energies)
+    events = explain(network, table, whitened, thresholds, exclusion_rows=layout.exclusion_rows)
+    poor = labels.counts() < _FEW_LABELS
+    free = _teaching(events, poor, network, table, _ALONE_MS * layout.rate_hz / 1000)
+    return _refine(network, residual(network, whitened, events), events, labels, layout, free=free)
 
 
 def _events_of(labels: RowLabels) -> Events:

@@ -8,7 +8,15 @@ import torch
 from esort.pursuit.examples import RowLabels, windows_at
 from esort.pursuit.recipe import TAPER_MS, Layout
 
-__all__ = ["evenly", "first_footprints", "mean_footprints", "typical"]
+__all__ = [
+    "ALIGNED_MS",
+    "evenly",
+    "first_footprints",
+    "focused_if_single",
+    "mean_footprints",
+    "peak_rows",
+    "typical",
+]
 
 # More events of a unit cost time and gain nothing.
 _MAX_EVENTS = 100
@@ -16,8 +24,9 @@ _MAX_EVENTS = 100
 _ALIKE = 4.0
 # The peak of a unit lies so close to its labels.
 _CENTRE_MS = 0.4
-# The peak around one label lies so close to where most units have theirs; of more labels, others average out.
-_ALIGNED_MS = 0.1
+ALIGNED_MS = 0.1
+"""The peak around one label lies so close to where most units have theirs; of more, others average out."""
+
 # Only this much of a mean around labels is believed at first: before and after in ms, around in um; of one
 # label less, for what else lies there is as large as the spike.
 _FOCUS, _FOCUS_OF_ONE = (1.0, 1.8, 80.0), (0.7, 1.3, 60.0)
@@ -49,16 +58,41 @@ def first_footprints(
     Elsewhere one spike of another unit may be larger.
     """
     footprints, channels = mean_footprints(whitened, labels, contact_positions_um, layout)
-    row_ms = 1000 / layout.rate_hz * (np.arange(layout.footprint_samples) - layout.footprint_before)
     focus = np.where(labels.counts()[:, None] == 1, _FOCUS_OF_ONE, _FOCUS)  # (U, 3)
+    return _focused(footprints, channels, focus, contact_positions_um, layout), channels
+
+
+def focused_if_single(
+    footprints: torch.Tensor,
+    channels: np.ndarray,
+    labels: RowLabels,
+    contact_positions_um: np.ndarray,
+    layout: Layout,
+) -> torch.Tensor:
+    """Of the footprints of units of one label what lies close to the peak, of the others all of it."""
+    focus = np.where(labels.counts()[:, None] == 1, _FOCUS_OF_ONE, np.inf)  # (U, 3)
+    return _focused(footprints, channels, focus, contact_positions_um, layout)
+
+
+def peak_rows(footprints: torch.Tensor, layout: Layout) -> np.ndarray:
+    """Row of each footprint's largest value, among those where its peak lies: (U, M, L) to (U,)."""
+    rows: np.ndarray = footprints[:, :, _middle(layout)].abs().amax(dim=1).argmax(dim=1).numpy()
+    return rows
+
+
+def _focused(
+    footprints: torch.Tensor, channels: np.ndarray, focus: np.ndarray, positions: np.ndarray, layout: Layout
+) -> torch.Tensor:
+    """Take off what lies further from the peak than before and after it in ms, around it in um: (U, 3)."""
+    row_ms = 1000 / layout.rate_hz * (np.arange(layout.footprint_samples) - layout.footprint_before)
     before_ms, after_ms, around_um = focus.T[:, :, None]  # (U, 1) each
     outside = np.maximum(-row_ms - before_ms, row_ms - after_ms).clip(min=0)  # (U, L)
     in_time = torch.from_numpy(np.exp(-0.5 * (outside / TAPER_MS) ** 2)).float()
     peak = footprints[:, :, _middle(layout)].square().sum(dim=2).argmax(dim=1).numpy()  # (U,)
-    where = contact_positions_um[channels]  # (U, M, 2)
+    where = positions[channels]  # (U, M, 2)
     distance = np.linalg.norm(where - where[np.arange(len(peak)), peak][:, None], axis=2)  # (U, M)
     in_space = torch.from_numpy(np.exp(-0.5 * (distance / around_um) ** 2)).float()
-    return footprints * in_time[:, None] * in_space[:, :, None], channels
+    return footprints * in_time[:, None] * in_space[:, :, None]
 
 
 def evenly(values: np.ndarray) -> np.ndarray:
@@ -95,7 +129,7 @@ def _footprint_channels(
         windows = windows_at(whitened, evenly(labels.of_unit(unit_index)), every, layout)
         sizes.append(typical(windows).abs().numpy()[:, _middle(layout)])
     usual = np.median([size.max(axis=0).argmax() for size in sizes])
-    tolerance = _ALIGNED_MS * layout.rate_hz / 1000 * labels.counts()
+    tolerance = ALIGNED_MS * layout.rate_hz / 1000 * labels.counts()
     channels = np.zeros((labels.num_units, min(layout.num_footprint_channels, len(whitened))), dtype=np.int64)
     for unit_index, size in enumerate(sizes):  # (C, rows)
         aside = (size.argmax(axis=1) - usual) / tolerance[unit_index]

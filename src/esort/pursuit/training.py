@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +17,10 @@ from esort.labels import LabelledSpikes
 from esort.pursuit.bandpass import reduction
 from esort.pursuit.calibration import calibrate_scores
 from esort.pursuit.denoising import NUM_COMPONENTS, temporal_components
+from esort.pursuit.examples import RowLabels
 from esort.pursuit.following import motion_of
 from esort.pursuit.ground import Ground, prepare_ground
-from esort.pursuit.learning import first_network, learn_units
+from esort.pursuit.learning import first_network, learn_units, refine_units
 from esort.pursuit.means import mean_footprints
 from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.recipe import Layout, Recipe
@@ -31,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 # So many labelled spikes of most units tell this recording's waveforms better than others' do.
 _ENOUGH_LABELS = 5
-# Motion of less changes no amplitude, and may be none: it is told so well.
+# Motion of less changes no amplitude, and may be none: from few labels it is told no better.
 _FAR_UM = 10.0
 
 
@@ -45,37 +47,58 @@ def fit_by_pursuit(
 ) -> tuple[Fitted, Calibration]:
     """Learn the units of a recording from labelled spikes; see `esort.training.train_units`.
 
-    A unit that cannot be told from noise is left out: the others are learned as if nobody had labelled it.
+    A unit that cannot be told from noise is left out: the others are refined as if nobody had labelled it.
     """
     ground = prepare_ground(subject, labels, settings, scratch)
     shared = {} if backbone is None else _load_backbone(backbone, subject.sampling_frequency, ground.layout)
-    if np.median(ground.row_labels.counts()) >= _ENOUGH_LABELS:
+    if _are_enough(ground.row_labels):
         shared = {}
+    with one_thread_each():
+        start = _begin(ground, Recipe(layout=ground.layout, sizes=ground.sizes, **shared))
+        traces, recipe = start.traces, start.recipe
+        network, table = learn_units(
+            start.network, traces, ground.row_labels, ground.contact_positions_um, recipe
+        )
     while True:
-        recipe = Recipe(layout=ground.layout, sizes=ground.sizes, **shared)
-        network, calibration, traces = _learn(ground, recipe)
+        labelled = ground.row_labels
+        calibration = calibrate_scores(network, table, traces, labelled, ground.layout, moved=start.moved_far)
         chosen = sortable_units(calibration, ground.labels.unit_ids)
         if chosen.all():
             return ground.fitted(network, traces, subject, settings), calibration
         ground = ground.of_units(chosen)
+        with one_thread_each():
+            rest = network.of_units(np.flatnonzero(chosen))
+            network, table = refine_units(rest, traces, ground.row_labels, recipe)
 
 
-def _learn(ground: Ground, recipe: Recipe) -> tuple[PursuitNetwork, Calibration, np.ndarray]:
-    """Learn all units, from traces that are moved back if the tissue moved."""
+def _are_enough(labels: RowLabels) -> bool:
+    return bool(np.median(labels.counts()) >= _ENOUGH_LABELS)
+
+
+class _Start(NamedTuple):
+    """What learning begins with."""
+
+    network: PursuitNetwork
+    traces: np.ndarray
+    """Whitened, and moved back if the tissue moved."""
+    recipe: Recipe
+    moved_far: bool
+
+
+def _begin(ground: Ground, recipe: Recipe) -> _Start:
+    """Learn all units from their labels alone, and whether the tissue moved."""
     labels, positions, traces = ground.row_labels, ground.contact_positions_um, ground.whitened()
-    moved = False
-    with one_thread_each():
+    network = first_network(traces, labels, positions, recipe)
+    if not network.follows:
+        return _Start(network, traces, recipe, moved_far=False)
+    motion = motion_of(ground.complete(network), ground.filtered, ground.layout.rate_hz)
+    far = motion.range_um > _FAR_UM
+    if far or (motion.is_any and _are_enough(labels)):
+        logger.info("the tissue moves by %d um: learning follows it", motion.range_um)
+        traces = ground.whitened(motion)
+        recipe = replace(recipe, sizes=ground.sizes | {"moved": True})
         network = first_network(traces, labels, positions, recipe)
-        if network.follows:
-            motion = motion_of(ground.complete(network), ground.filtered, ground.layout.rate_hz)
-            moved = motion.range_um > _FAR_UM
-            if motion.is_any:
-                logger.info("the tissue moves by %d um: learning follows it", motion.range_um)
-                traces = ground.whitened(motion)
-                recipe = replace(recipe, sizes=ground.sizes | {"moved": True})
-                network = first_network(traces, labels, positions, recipe)
-        network, table = learn_units(network, traces, labels, positions, recipe)
-    return network, calibrate_scores(network, table, traces, labels, ground.layout, moved=moved), traces
+    return _Start(network, traces, recipe, moved_far=far)
 
 
 def fit_backbone_by_pursuit(
