@@ -42,6 +42,11 @@ AGAINST = {
     "peers_generator": ("SpikeInterface's generator, 10 labels of each unit", "graph"),
     "peers_mearec": ("MEArec, 10 labels of each unit", "graph"),
     "drift": ("Moving tissue, 10 labels of each unit", "follows"),
+    "drift_motion": ("Moving tissue, against Lupin that corrects motion (by default it does not)", "follows"),
+    "labels_1": ("One label of each unit, 128 channels", "graph"),
+    "labels_3": ("Three labels", "graph"),
+    "labels_5": ("Five labels", "graph"),
+    "labels_20": ("Twenty labels", "graph"),
 }
 
 

@@ -5,8 +5,9 @@
 
 For each condition and seed ``train.py`` as a process of its own learns from 10 labelled spikes of each unit
 in the first half, and sorts and scores the second half; once as it is, once with
-``model.parameters.follows=false``. The peer sees the whole recording and is scored on the same half, with
-the same tolerance. *slow*, *fast* and *nonrigid* are MEArec's, 128 channels; *zigzag* is SpikeInterface's
+``model.parameters.follows=false`` (``ours=follows``: not that). Peers see the whole recording and are
+scored on the same half, with the same tolerance; *lupin_motion* is Lupin that corrects motion, which it
+does not by default. *slow*, *fast* and *nonrigid* are MEArec's, 128 channels; *zigzag* is SpikeInterface's
 drifting generator: 64 channels, 40 units, correlated noise, +-20 um with a period of 40 s from second 10 on,
 and *still* the same without motion.
 """
@@ -35,9 +36,11 @@ from esort.files import write_json
 DEFAULTS = {
     "conditions": "still,zigzag,slow,fast,nonrigid",
     "seeds": "1",
-    "peers": "lupin",
+    "peers": "lupin,lupin_motion",
+    "ours": "follows,stays",
     "output": "benchmarks/results/drift.json",
 }
+OURS = {"follows": [], "stays": ["model.parameters.follows=false"]}
 DURATION_S = 60.0
 
 
@@ -94,11 +97,12 @@ def overrides_of(condition, seed, made, folder):
     return same_seconds.overrides_of(made[seed][condition])
 
 
-def run(condition, seed, peers, made, folder):
+def run(condition, seed, ours, peers, made, folder):
     """Learn and sort twice, and let the peers sort."""
     overrides = overrides_of(condition, seed, made, folder)
     row = {"condition": condition, "seed": seed}
-    for name, more in (("follows", []), ("stays", ["model.parameters.follows=false"])):
+    for name in ours:
+        more = OURS[name]
         run_folder = folder / f"{condition}-{seed}-{name}"
         facts, scores, seconds = learn([*TEN, *overrides, *more], seed, run_folder)
         row |= {
@@ -114,11 +118,14 @@ def main(arguments):
     conditions, peers = listed(options["conditions"]), listed(options["peers"])
     if not set(conditions) <= set(DEFAULTS["conditions"].split(",")):
         sys.exit(f"expected conditions of {DEFAULTS['conditions']}, got {options['conditions']}")
+    ours = listed(options["ours"])
+    if not set(ours) <= set(OURS):
+        sys.exit(f"expected ours of {','.join(OURS)}, got {options['ours']}")
     rows, made = [], {}
     with tempfile.TemporaryDirectory() as folder:
         for condition in conditions:
             for seed in map(int, options["seeds"].split(",")):
-                rows.append(run(condition, seed, peers, made, Path(folder)))
+                rows.append(run(condition, seed, ours, peers, made, Path(folder)))
                 show(rows[-1])
     write_json(ROOT / options["output"], {"command": command_of("drift", options), "rows": rows})
 

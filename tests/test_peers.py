@@ -1,6 +1,7 @@
 """Other sorters: really run, with sample indices of the whole recording; and what can go wrong."""
 
 import importlib.util
+import json
 
 import numpy as np
 import pytest
@@ -72,6 +73,16 @@ def test_the_usual_teachers_run(simulated, tmp_path, name):
     assert score(truth, sorting, start_sample=0, stop_sample=round(10 * RATE)).mean_accuracy > 0.4
 
 
+@pytest.mark.slow
+@needs_peers
+@pytest.mark.parametrize(("name", "known_as"), [("lupin_motion", "lupin"), ("lupin", "lupin")])
+def test_who_corrects_motion_is_told_by_the_name(simulated, tmp_path, name, known_as):
+    run_sorter_on(simulated[0], name, tmp_path)
+    told = json.loads((tmp_path / "sorter" / "spikeinterface_params.json").read_text())
+    assert told["sorter_name"] == known_as
+    assert told["sorter_params"]["apply_motion_correction"] is (name != known_as)
+
+
 @needs_peers
 def test_sorter_that_fails_says_where_its_log_is(tmp_path):
     with pytest.raises(
@@ -94,7 +105,7 @@ def test_missing_package_names_the_installation(tmp_path, name):
 
 
 def test_unknown_sorter_and_empty_stretch(tmp_path):
-    with pytest.raises(ValueError, match="sorter must be one of lupin, .*kilosort4, got 'magic'"):
+    with pytest.raises(ValueError, match="sorter must be one of lupin, .*kilosort4, .*, got 'magic'"):
         run_sorter_on(silent(), "magic", tmp_path)
     with pytest.raises(ValueError, match=r"inside the recording's \[0, 20000\), got \[0, 30000\)"):
         run_sorter_on(silent(), "lupin", tmp_path, stop_sample=30_000)

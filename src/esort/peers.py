@@ -24,7 +24,7 @@ __all__ = ["SORTERS", "run_sorter_on", "sorter_class"]
 
 logger = logging.getLogger(__name__)
 
-# Sorter -> how to get it. All are SpikeInterface's names for them.
+# Sorter -> how to get it. All are SpikeInterface's names for them; with "_motion" they correct motion.
 SORTERS = {
     "lupin": "esort[peers]",
     "tridesclous2": "esort[peers]",
@@ -32,6 +32,14 @@ SORTERS = {
     "simple": "esort[peers]",
     "mountainsort5": "mountainsort5",
     "kilosort4": "kilosort",
+    "lupin_motion": "esort[peers]",
+    "tridesclous2_motion": "esort[peers]",
+}
+# These correct motion only when asked to, the others by default or not at all.
+_ASKED = {
+    name: (name.removesuffix("_motion"), {"apply_motion_correction": True})
+    for name in SORTERS
+    if name.endswith("_motion")
 }
 
 
@@ -81,6 +89,7 @@ def run_sorter_on(
     from spikeinterface.sorters import run_sorter
 
     sorter_type = sorter_class(name)
+    known_as, asked = _ASKED.get(name, (name, {}))
     stop_sample = recording.get_num_samples() if stop_sample is None else stop_sample
     if not 0 <= start_sample < stop_sample <= recording.get_num_samples():
         raise ValueError(
@@ -102,14 +111,14 @@ def run_sorter_on(
             part = part.save(folder=folder / "recording", verbose=False, progress_bar=False)
         try:
             found = run_sorter(
-                name,
+                known_as,
                 part,
                 folder=folder / "sorter",
                 remove_existing_folder=True,
                 verbose=False,
                 raise_error=True,
                 **_job_parameters(sorter_type, seed, num_jobs),
-                **(parameters or {}),
+                **(asked | (parameters or {})),
             )
         except Exception as error:
             log = folder / "sorter" / "spikeinterface_log.json"
@@ -138,7 +147,8 @@ def sorter_class(name: str) -> Any:
         raise ValueError(f"sorter must be one of {', '.join(SORTERS)}, got {name!r}")
     from spikeinterface.sorters import sorter_dict
 
-    sorter_type = sorter_dict[name]
+    known_as, _ = _ASKED.get(name, (name, {}))
+    sorter_type = sorter_dict[known_as]
     if not sorter_type.is_installed():
         raise ValueError(f"the sorter {name} is not installed: pip install '{SORTERS[name]}'")
     return sorter_type

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from esort.calibration import Calibration
 from esort.checkpoint import load_checkpoint
 from esort.fitted import Fitted, TrainingSettings, sortable_units
 from esort.labels import LabelledSpikes
+from esort.postprocess import ConflictTable
 from esort.pursuit.bandpass import reduction
 from esort.pursuit.calibration import calibrate_scores
 from esort.pursuit.denoising import NUM_COMPONENTS, temporal_components
@@ -47,58 +47,72 @@ def fit_by_pursuit(
 ) -> tuple[Fitted, Calibration]:
     """Learn the units of a recording from labelled spikes; see `esort.training.train_units`.
 
-    A unit that cannot be told from noise is left out: the others are refined as if nobody had labelled it.
+    A unit that cannot be told from noise is left out: the others are learned as if nobody had labelled it.
     """
     ground = prepare_ground(subject, labels, settings, scratch)
     shared = {} if backbone is None else _load_backbone(backbone, subject.sampling_frequency, ground.layout)
     if _are_enough(ground.row_labels):
         shared = {}
-    with one_thread_each():
-        start = _begin(ground, Recipe(layout=ground.layout, sizes=ground.sizes, **shared))
-        traces, recipe = start.traces, start.recipe
-        network, table = learn_units(
-            start.network, traces, ground.row_labels, ground.contact_positions_um, recipe
-        )
+    recipe = Recipe(layout=ground.layout, sizes=ground.sizes, **shared)
+    learned = _learn(ground, recipe)
     while True:
-        labelled = ground.row_labels
-        calibration = calibrate_scores(network, table, traces, labelled, ground.layout, moved=start.moved_far)
+        calibration = calibrate_scores(
+            learned.network,
+            learned.table,
+            learned.traces,
+            ground.row_labels,
+            ground.layout,
+            moved=learned.moved_far,
+        )
         chosen = sortable_units(calibration, ground.labels.unit_ids)
         if chosen.all():
-            return ground.fitted(network, traces, subject, settings), calibration
+            return ground.fitted(learned.network, learned.traces, subject, settings), calibration
         ground = ground.of_units(chosen)
-        with one_thread_each():
-            rest = network.of_units(np.flatnonzero(chosen))
-            network, table = refine_units(rest, traces, ground.row_labels, recipe)
+        # What few labels begin with is half luck: what was found with them is kept.
+        is_new = _are_enough(ground.row_labels)
+        learned = _learn(ground, recipe) if is_new else _refined(learned, ground, chosen)
 
 
 def _are_enough(labels: RowLabels) -> bool:
     return bool(np.median(labels.counts()) >= _ENOUGH_LABELS)
 
 
-class _Start(NamedTuple):
-    """What learning begins with."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Learned:
+    """Units, and what they were learned from."""
 
     network: PursuitNetwork
+    table: ConflictTable
     traces: np.ndarray
     """Whitened, and moved back if the tissue moved."""
     recipe: Recipe
     moved_far: bool
 
 
-def _begin(ground: Ground, recipe: Recipe) -> _Start:
-    """Learn all units from their labels alone, and whether the tissue moved."""
+def _learn(ground: Ground, recipe: Recipe) -> _Learned:
+    """Learn all units, from traces that are moved back if the tissue moved."""
     labels, positions, traces = ground.row_labels, ground.contact_positions_um, ground.whitened()
-    network = first_network(traces, labels, positions, recipe)
-    if not network.follows:
-        return _Start(network, traces, recipe, moved_far=False)
-    motion = motion_of(ground.complete(network), ground.filtered, ground.layout.rate_hz)
-    far = motion.range_um > _FAR_UM
-    if far or (motion.is_any and _are_enough(labels)):
-        logger.info("the tissue moves by %d um: learning follows it", motion.range_um)
-        traces = ground.whitened(motion)
-        recipe = replace(recipe, sizes=ground.sizes | {"moved": True})
+    far = False
+    with one_thread_each():
         network = first_network(traces, labels, positions, recipe)
-    return _Start(network, traces, recipe, moved_far=far)
+        if network.follows:
+            motion = motion_of(ground.complete(network), ground.filtered, ground.layout.rate_hz)
+            far = motion.range_um > _FAR_UM
+            if far or (motion.is_any and _are_enough(labels)):
+                logger.info("the tissue moves by %d um: learning follows it", motion.range_um)
+                traces = ground.whitened(motion)
+                recipe = replace(recipe, sizes=ground.sizes | {"moved": True})
+                network = first_network(traces, labels, positions, recipe)
+        network, table = learn_units(network, traces, labels, positions, recipe)
+    return _Learned(network=network, table=table, traces=traces, recipe=recipe, moved_far=far)
+
+
+def _refined(learned: _Learned, ground: Ground, chosen: np.ndarray) -> _Learned:
+    """Refine the units that are not left out, (U,) booleans."""
+    with one_thread_each():
+        rest = learned.network.of_units(np.flatnonzero(chosen))
+        network, table = refine_units(rest, learned.traces, ground.row_labels, learned.recipe)
+    return replace(learned, network=network, table=table)
 
 
 def fit_backbone_by_pursuit(
