@@ -419,6 +419,36 @@ def test_a_dead_channel_is_no_source():
             assert (matrix[~present] == 0).all()
 
 
+@pytest.mark.parametrize("shift_um", [-30, -20, 0, 8, 20, 30])
+@pytest.mark.parametrize("smooth", [False, True])
+def test_noise_is_nowhere_louder_for_being_moved(shift_um, smooth):
+    """Past the ends of the probe it would be: a unit there would find spikes in it."""
+    positions = contacts()
+    distance = np.linalg.norm(positions[:, None] - positions[None], axis=2)
+    values, vectors = np.linalg.eigh(49 * (np.exp(-distance / 25) + 0.1 * np.eye(len(positions))))
+    mixing = (vectors * np.sqrt(values)) @ vectors.T
+    whitening = np.linalg.inv(mixing).astype(np.float32)
+    whitening[5] = whitening[:, 5] = 0  # a dead channel
+    noise = mixing @ np.random.default_rng(0).standard_normal((len(positions), 20_000))
+    noise[5] = 0
+    moved = MovedWhitening(whitening, positions, smooth=smooth)
+    matrix = moved.matrix(np.zeros(1), np.array([shift_um]))
+    assert (matrix @ noise).std(axis=1).max() < 1.15
+    # Where the probe goes on, nothing is taken away.
+    if smooth:
+        present = np.arange(len(positions)) != 5
+        raw = whitening @ interpolation(positions, np.full(len(positions), float(shift_um)), present)
+        inside = (positions[:, 1] > 60) & (positions[:, 1] < positions[:, 1].max() - 60) & present
+        np.testing.assert_allclose(matrix[inside], raw[inside], atol=0.02 * np.abs(raw).max())
+
+
+def test_a_whitening_that_has_no_inverse():
+    positions = contacts()
+    flat = np.full((len(positions), len(positions)), 0.1, dtype=np.float32)
+    matrix = MovedWhitening(flat, positions, smooth=True).matrix(np.zeros(1), np.array([4]))
+    assert np.isfinite(matrix).all()
+
+
 @pytest.mark.parametrize("shift_um", [0.0, -60.0, 7.0])
 def test_a_long_probe_is_solved_piece_by_piece(shift_um):
     """Each contact as if all of the others were asked: it need not be where pieces meet, nor sorted."""

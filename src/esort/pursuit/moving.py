@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import cached_property
 from threading import Lock
 
 import numpy as np
@@ -18,6 +19,8 @@ _SMOOTH_UM = 55.0
 _OWN_NOISE = 1e-2
 # At rest an estimate of the shift is so sure.
 _REST_UM = 2
+# Noise of a whitened channel, and a little: rounding makes no difference.
+_MOST_NOISE = 1.05
 # Channels of less weight than this part of the largest are left out of a row.
 _LEAST_WEIGHT = 2e-3
 # Contacts as far away as this change no weight by more than 1e-4; those this close are done together.
@@ -111,10 +114,38 @@ class MovedWhitening:
         for step in np.unique(steps[channels]).tolist():
             rows = channels[steps[channels] == step]
             moved[rows] = self._interpolated(step)[rows]
-        matrix = few @ moved
+        matrix = self._quiet(few @ moved)
         largest = np.abs(matrix).max(axis=1, keepdims=True, initial=0)
         matrix[np.abs(matrix) < _LEAST_WEIGHT * largest] = 0
         return matrix
+
+    def _quiet(self, matrix: np.ndarray) -> np.ndarray:
+        """Take noise down to the level of rest where it is louder.
+
+        Past the ends of a probe traces are extrapolated: units there would find spikes in the noise.
+        """
+        level = np.zeros(len(matrix))
+        for row, weights in enumerate(matrix):
+            (members,) = np.nonzero(np.abs(weights) > _LEAST_WEIGHT * np.abs(weights).max(initial=0))
+            among = weights[members]
+            level[row] = np.sqrt(max(among @ self._noise[np.ix_(members, members)] @ among, 0.0))
+        scaled: np.ndarray = (
+            matrix * (_MOST_NOISE / np.maximum(level, _MOST_NOISE)).astype(np.float32)[:, None]
+        )
+        return scaled
+
+    @cached_property
+    def _noise(self) -> np.ndarray:
+        """Covariance of the noise that the whitening whitens, (C, C)."""
+        present = np.flatnonzero(self._present)
+        whitening = self._whitening[np.ix_(present, present)].astype(np.float64)
+        try:
+            unwhitening = np.linalg.inv(whitening)
+        except np.linalg.LinAlgError:
+            unwhitening = np.linalg.pinv(whitening)
+        noise = np.zeros(self._whitening.shape)
+        noise[np.ix_(present, present)] = unwhitening @ unwhitening.T
+        return noise
 
     def _interpolated(self, step: int) -> np.ndarray:
         if step == 0 and not self._smooth:
