@@ -146,7 +146,7 @@ def test_curves_and_needs_of_label_efficiency(trained, tmp_path):
         ("geometry", "dense", "probe:[tetrode]", 4),
         ("noise", "dense", "noise_uv:[20]", 3),
         ("drift", "dense", "drift:[nonrigid]", 4),
-        ("peers", "dense", "condition:[static,slow drift]", 12),
+        ("peers", "dense", "condition:[static,slow drift]", 16),
         ("paper", "dense", "labels:[0.56]", 4),
     ],
 )
