@@ -98,7 +98,7 @@ def overrides_of(condition, seed, made, folder):
 
 
 def run(condition, seed, ours, peers, made, folder):
-    """Learn and sort twice, and let the peers sort."""
+    """Learn and sort as `ours` names, and let the peers sort."""
     overrides = overrides_of(condition, seed, made, folder)
     row = {"condition": condition, "seed": seed}
     for name in ours:

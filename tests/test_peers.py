@@ -105,7 +105,10 @@ def test_missing_package_names_the_installation(tmp_path, name):
 
 
 def test_unknown_sorter_and_empty_stretch(tmp_path):
-    with pytest.raises(ValueError, match="sorter must be one of lupin, .*kilosort4, .*, got 'magic'"):
+    with pytest.raises(
+        ValueError,
+        match="sorter must be one of lupin, .*kilosort4, lupin_motion, tridesclous2_motion, got 'magic'",
+    ):
         run_sorter_on(silent(), "magic", tmp_path)
     with pytest.raises(ValueError, match=r"inside the recording's \[0, 20000\), got \[0, 30000\)"):
         run_sorter_on(silent(), "lupin", tmp_path, stop_sample=30_000)

@@ -10,7 +10,7 @@ import torch
 from esort.postprocess import ConflictTable
 from esort.pursuit.examples import RowLabels, windows_at
 from esort.pursuit.explain import explain, residual
-from esort.pursuit.means import ALIGNED_MS, first_footprints, peak_rows
+from esort.pursuit.means import ALIGNED_MS, first_footprints, peak_rows, where_large
 from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.recipe import Layout
 from esort.pursuit.scorer import PursuitScorer, score_thresholds
@@ -22,7 +22,7 @@ _AROUND = 3
 # A rival's spike lies this close to the label, and is not much smaller than the rival's footprint.
 _RIVAL_MS, _LEAST_RIVAL = 0.5, 0.8
 # A unit's label is contested if the others leave less than this of its power where the unit is large.
-_CONTESTED_SHARE, _LARGE = 0.05, 0.05
+_CONTESTED_SHARE = 0.05
 # Who else lies at a label is looked for this many rows around it, on so many neighbouring channels at once.
 _ROWS_ASIDE, _NEIGHBOURS = 2, 14
 # Of two units whose labels do not both show both: in standard deviations of noise and times the other's.
@@ -129,11 +129,11 @@ def _explained(
     tolerance = _RIVAL_MS * layout.rate_hz / 1000
     is_rival = (np.abs(events.time - centre) <= tolerance) & (events.amplitude > _LEAST_RIVAL)
     rivals = np.intersect1d(events.unit_index[is_rival], table.neighbours[unit_index])
-    energy = network.footprints[unit_index].square()  # (M, L)
-    large = energy > energy.max() * _LARGE
+    footprint = network.footprints[unit_index]  # (M, L)
+    large = where_large(footprint)
     channels = network.footprint_channels[unit_index].numpy()
     remains = windows_at(left, np.array([centre]), channels, layout)[0]
-    share = float(remains[large].square().mean() - 1) / float(energy[large].mean())
+    share = float(remains[large].square().mean() - 1) / float(footprint[large].square().mean())
     return _Label(
         left=left[:, half - length : half + length + 1],
         is_contested=len(rivals) > 0 and share < _CONTESTED_SHARE,

@@ -10,7 +10,7 @@ from esort.pursuit.contests import begin_again
 from esort.pursuit.examples import RowLabels, windows_at
 from esort.pursuit.explain import Events, explain, residual
 from esort.pursuit.matching import match_events
-from esort.pursuit.means import evenly, first_footprints, focused_if_single, typical
+from esort.pursuit.means import evenly, first_footprints, focused_if_single, typical, where_large
 from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.overlaps import conflict_table
 from esort.pursuit.recipe import Layout, Recipe
@@ -30,7 +30,7 @@ _MATCH_MS = 0.5
 _MIN_FREE = 4
 # Of an example of its unit no more than this is left, on average where the unit has this share of its power:
 # noise, or of few labels a share of the unit's own power, for its footprint is poor.
-_MOST_LEFT, _MOST_SHARE, _LARGE = 1.6, 0.3, 0.05
+_MOST_LEFT, _MOST_SHARE = 1.6, 0.3
 # What is left of a larger spike less far away looks like a smaller unit whose footprint is poor.
 _ALONE_MS = 1.0
 # In rows: smaller offsets between labels and events are noise.
@@ -233,8 +233,7 @@ def _most_left(footprint: torch.Tensor, num_labels: int) -> float:
     """Of an example of a unit no more than this is left on average where the unit is large."""
     if num_labels >= _FEW_LABELS:
         return _MOST_LEFT
-    energy = footprint.square()
-    return max(_MOST_LEFT, 1 + _MOST_SHARE * float(energy[energy > energy.max() * _LARGE].mean()))
+    return max(_MOST_LEFT, 1 + _MOST_SHARE * float(footprint[where_large(footprint)].square().mean()))
 
 
 def _restored(
@@ -253,7 +252,5 @@ def _restored(
     chosen = chosen[(start >= 0) & (start + layout.footprint_samples <= left.shape[1])]
     amplitude = torch.from_numpy(events.amplitude[chosen])
     remains = windows_at(left, events.time[chosen], channels, layout)
-    energy = footprint.square()  # (M, L)
-    large = energy > energy.max() * _LARGE
-    left_over = remains[:, large].square().mean(dim=1)
+    left_over = remains[:, where_large(footprint)].square().mean(dim=1)
     return remains + amplitude[:, None, None] * footprint, left_over

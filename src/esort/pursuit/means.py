@@ -16,6 +16,7 @@ __all__ = [
     "mean_footprints",
     "peak_rows",
     "typical",
+    "where_large",
 ]
 
 # More events of a unit cost time and gain nothing.
@@ -27,6 +28,8 @@ _CENTRE_MS = 0.4
 ALIGNED_MS = 0.1
 """The peak around one label lies so close to where most units have theirs; of more, others average out."""
 
+# Where a footprint has this part of its largest power, it is large.
+_LARGE = 0.05
 # Only this much of a mean around labels is believed at first: before and after in ms, around in um; of one
 # label less, for what else lies there is as large as the spike.
 _FOCUS, _FOCUS_OF_ONE = (1.0, 1.8, 80.0), (0.7, 1.3, 60.0)
@@ -78,6 +81,12 @@ def peak_rows(footprints: torch.Tensor, layout: Layout) -> np.ndarray:
     """Row of each footprint's largest value, among those where its peak lies: (U, M, L) to (U,)."""
     rows: np.ndarray = footprints[:, :, _middle(layout)].abs().amax(dim=1).argmax(dim=1).numpy()
     return rows
+
+
+def where_large(footprint: torch.Tensor) -> torch.Tensor:
+    """Where most of a footprint's energy lies: (M, L) to booleans (M, L)."""
+    energy = footprint.square()
+    return energy > energy.max() * _LARGE
 
 
 def _focused(

@@ -114,10 +114,10 @@ class MovedWhitening:
         for step in np.unique(steps[channels]).tolist():
             rows = channels[steps[channels] == step]
             moved[rows] = self._interpolated(step)[rows]
-        matrix = self._quiet(few @ moved)
+        matrix = few @ moved
         largest = np.abs(matrix).max(axis=1, keepdims=True, initial=0)
         matrix[np.abs(matrix) < _LEAST_WEIGHT * largest] = 0
-        return matrix
+        return self._quiet(matrix)
 
     def _quiet(self, matrix: np.ndarray) -> np.ndarray:
         """Take noise down to the level of rest where it is louder.
@@ -126,7 +126,7 @@ class MovedWhitening:
         """
         level = np.zeros(len(matrix))
         for row, weights in enumerate(matrix):
-            (members,) = np.nonzero(np.abs(weights) > _LEAST_WEIGHT * np.abs(weights).max(initial=0))
+            (members,) = np.nonzero(weights)
             among = weights[members]
             level[row] = np.sqrt(max(among @ self._noise[np.ix_(members, members)] @ among, 0.0))
         scaled: np.ndarray = (
