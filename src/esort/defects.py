@@ -20,9 +20,6 @@ __all__ = ["Defects", "check_scale", "count_nonfinite", "look_over", "scale_advi
 
 logger = logging.getLogger(__name__)
 
-# Noise of a channel over the median of all. SpikeInterface's "mad" has the same factor for noisy ones, and
-# none for dead ones; its coherence wants a probe full of channels in tissue, else it would silence good ones.
-_NOISY, _DEAD = 5.0, 0.1
 # Of all places together: noise is known to 2 percent, and asked is whether it is far from the others'.
 _SECONDS = 0.5
 # A checkpoint and a recording whose noise differs by more are not in the same unit.
@@ -37,7 +34,8 @@ class Defects:
     Parameters
     ----------
     dead, noisy, given : tuple
-        Names of bad channels: constant or nearly so, far noisier than the others, and named by the user.
+        Names of bad channels: constant or nearly so, far noisier than the others (both also if they became
+        so in mid-recording), and named by the user.
     noise_uv : float or None
         Median over the good channels, behind the band-pass; None: not looked at.
     in_uv : bool
@@ -96,13 +94,12 @@ def look_over(recording: BaseRecording, *, bad_channel_ids: Any = None) -> Defec
         excerpt = take_excerpt(recording, Preprocessing().roughly(recording), seconds=_SECONDS)
     except ValueError:  # too short for the filter, or of a rate that it does not fit: refused elsewhere
         return Defects(given=given or ())
-    low, high = (np.stack([end(traces, axis=0) for traces in excerpt.raw]) for end in (np.min, np.max))
-    noise = np.where((low == high).all(axis=0), 0.0, excerpt.noise)  # (C,); NaN where there is a NaN
+    noise = np.where(excerpt.constant_at.all(axis=0), 0.0, excerpt.noise)  # (C,); NaN where there is a NaN
     alive = noise[noise > 0]
     if not alive.size:
         return Defects(given=given or ())
     level = float(np.median(alive))
-    dead, noisy = noise < _DEAD * level, noise > _NOISY * level
+    dead, noisy = excerpt.dead_and_noisy()
     found = Defects(noise_uv=level, in_uv=excerpt.in_uv, given=given or ())
     if given is None:
         ids = excerpt.channel_ids

@@ -185,7 +185,7 @@ def clipping(excerpt: Excerpt) -> list[Finding]:
 
 
 def bad_channels(recording: BaseRecording, excerpt: Excerpt, *, seed: int) -> list[Finding]:
-    """Ask `spikeinterface.preprocessing.detect_bad_channels`, and look for constant channels."""
+    """Ask `spikeinterface.preprocessing.detect_bad_channels`, and look for what sort.py leaves out."""
     from spikeinterface.preprocessing import detect_bad_channels, unsigned_to_signed
 
     num_channels = len(excerpt.channel_ids)
@@ -213,7 +213,8 @@ def bad_channels(recording: BaseRecording, excerpt: Excerpt, *, seed: int) -> li
             # Where so many seem bad, its fixed limits do not suit the recording (wrong gain, white noise).
             if (by_coherence != "good").mean() <= _MAX_BAD:
                 labels = by_coherence
-    labels = np.where(_constant(excerpt), "dead", labels)
+    dead, noisy = excerpt.dead_and_noisy()
+    labels = np.where(dead | _constant(excerpt), "dead", np.where(noisy, "noise", labels))
     found = []
     for label, words in (("dead", "dead"), ("noise", "noisy"), ("out", "outside of the tissue")):
         channels = np.flatnonzero(labels == label)
@@ -292,7 +293,7 @@ def spike_rate(excerpt: Excerpt) -> Finding:
 
 def _constant(excerpt: Excerpt) -> np.ndarray:
     """Which channels never change at any place, bool (C,)."""
-    return np.all([(traces == traces[0]).all(axis=0) for traces in excerpt.raw], axis=0)
+    return np.asarray(excerpt.constant_at.all(axis=0))
 
 
 def _nearest(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

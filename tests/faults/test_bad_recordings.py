@@ -327,6 +327,36 @@ def test_a_channel_that_went_bad_after_learning_is_found_and_taken_out(world, ki
     np.testing.assert_array_equal(streamed(stream, traces, 5000), arrays(result.spikes))
 
 
+@pytest.mark.parametrize("kind", ["dead", "noisy"])
+@pytest.mark.parametrize("part", [slice(0, 0.4), slice(0.5, None), slice(0.3, 0.6)], ids=str)
+def test_a_channel_that_is_bad_for_a_part_of_the_recording_is_taken_out_of_all_of_it(world, kind, part):
+    traces = world.broken()
+    length = len(traces)
+    rows = slice(int(part.start * length), int((part.stop or 1) * length))
+    count = rows.stop - rows.start
+    loud = 2500 * np.random.default_rng(0).standard_normal(count)
+    traces[rows, 7] = 400 if kind == "dead" else loud.astype(np.int16)
+    recording = world.recording(traces)
+    found = look_over(recording)
+    assert getattr(found, kind) == (7,)
+    assert found.bad_channel_ids == [7]
+    result = world.sorter.sort(found.mark(recording))
+    assert agreement(result.spikes, world.clean) > 0.9
+
+
+def test_a_channel_that_is_bad_for_a_moment_is_kept(world):
+    traces = world.broken()
+    traces[1000:4000, 7] = 400  # at the first of the places that are looked at
+    traces[: len(traces) // 15, 3] = 400
+    assert look_over(world.recording(traces)).bad_channel_ids == []
+
+
+def test_places_at_which_the_whole_probe_is_silent_condemn_no_channel(world):
+    traces = world.broken()
+    traces[: len(traces) // 3] = 400
+    assert look_over(world.recording(traces)).bad_channel_ids == []
+
+
 def test_channels_dead_before_learning_do_not_stop_it(world, tmp_path):
     traces = world.broken()
     traces[:, [0, 5]] = 400
