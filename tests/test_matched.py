@@ -1,5 +1,7 @@
 """The head start from labels."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from esort.examples import ExampleSpec, SpikeExamples
 from esort.labels import LabelledSpikes
 from esort.lightning import masked_loss
 from esort.matched import start_from_labels
+from esort.waveform_prior import WaveformPrior
 
 
 def make_examples(toy, per_unit=10, **changes):
@@ -50,6 +53,22 @@ def test_the_first_loss_is_lower_than_from_random_weights(per_unit, factor):
     before = loss_of(network, judge)
     start_from_labels(network, make_examples(toy, per_unit), np.random.default_rng(0))
     assert loss_of(network, judge) < factor * before
+
+
+def test_with_a_prior_one_label_gives_a_better_start():
+    """What the labelled windows of a source say of waveforms, used on other units with one label each."""
+    source = make_toy(num_units=6, num_channels=12, seed=5)
+    toy = make_toy(num_units=4, num_channels=12, seconds=5.0, firing_hz=3.0)
+    places = np.stack([np.zeros(12), 20.0 * np.arange(12)], axis=1)
+    prior = WaveformPrior.of(source.waveforms, places, source.window.times_ms(source.rate))
+    judge = make_examples(toy)
+    losses = []
+    for estimate in (None, partial(prior.estimate, contact_positions_um=places)):
+        network = make_network(toy)
+        examples = make_examples(toy, 1, prior=estimate)
+        start_from_labels(network, examples, np.random.default_rng(0))
+        losses.append(loss_of(network, judge))
+    assert losses[1] < 0.8 * losses[0]
 
 
 def test_a_matched_feature_is_one_at_its_unit_and_zero_in_the_background():

@@ -7,9 +7,10 @@ import pytest
 import torch
 from test_checkpoint import make_card
 
-from esort.checkpoint import save_checkpoint
+from esort.checkpoint import load_checkpoint, save_checkpoint
 from esort.network import NetworkSpec, build_network
 from esort.transfer import start_from_backbone
+from esort.waveform_prior import WaveformPrior
 
 RATE = 32_000.0
 POSITIONS = np.array([[0.0, 0.0], [16.0, 0.0], [0.0, 20.0]])
@@ -113,6 +114,27 @@ def test_a_recurrent_network_starts_as_the_dense_one(backbone):
     with torch.no_grad():
         inner = dense.eval()(traces[:, margin : 200 - margin])
         torch.testing.assert_close(recurrent.eval()(traces), inner)
+
+
+def test_what_a_backbone_knows_of_waveforms_comes_along(backbone, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    card, weights = load_checkpoint(backbone)
+    prior = WaveformPrior(times_ms=np.arange(3.0), moments=np.ones((8, 3, 3)))
+    keywords = {
+        "name": "dense",
+        "hyper_parameters": built(DENSE)[1],
+        "sampling_frequency": RATE,
+        "contact_positions_um": POSITIONS,
+    }
+    assert start_from_backbone(built(DENSE)[0], backbone, **keywords) is None
+    path = tmp_path / "knows.safetensors"
+    save_checkpoint(path, weights | prior.to_weights(), card)
+    found = start_from_backbone(built(DENSE)[0], path, **keywords)
+    np.testing.assert_array_equal(found.moments, prior.moments)
+    assert "from the backbone without" not in caplog.text
+    save_checkpoint(path, weights | {"waveform_prior.moments": np.ones((8, 3, 3))}, card)
+    with pytest.raises(ValueError, match=r"knows\.safetensors: a prior over waveforms must have times and"):
+        start_from_backbone(built(DENSE)[0], path, **keywords)
 
 
 @pytest.mark.parametrize(

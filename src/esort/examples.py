@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from esort.labels import LabelledSpikes
-from esort.windows import Window, cut_windows, mean_waveforms
+from esort.windows import EstimateWaveforms, Window, cut_windows, mean_waveforms
 
 __all__ = ["Batch", "ExampleSpec", "SpikeExamples"]
 
@@ -114,8 +114,11 @@ class SpikeExamples:
     spec : ExampleSpec
     rng : numpy.random.Generator
         Draws the places of the background.
+    prior : callable, optional
+        Returns the waveforms to be expected from traces, labels and window, see `esort.waveform_prior`; by
+        default they are the mean waveforms of the labels.
     waveforms : float32 array, shape (U, T + 2 shift, C), optional
-        What is rendered; by default the mean waveforms of these labels.
+        What is rendered; by default estimated from these labels.
 
     Raises
     ------
@@ -132,6 +135,7 @@ class SpikeExamples:
         window: Window,
         spec: ExampleSpec,
         rng: np.random.Generator,
+        prior: EstimateWaveforms | None = None,
         waveforms: np.ndarray | None = None,
     ) -> None:
         self.traces = traces
@@ -160,7 +164,8 @@ class SpikeExamples:
         if waveforms is None and labels.complete and spec.rendered_spikes == 0:
             waveforms = np.zeros((labels.num_units, 0, 0), dtype=np.float32)  # nobody will ask for them
         if waveforms is None:
-            waveforms = mean_waveforms(traces, self.labels, window.widened(self.shift_samples))
+            waveforms = (prior or mean_waveforms)(traces, self.labels, window.widened(self.shift_samples))
+        self.has_prior = prior is not None
         self.waveforms = waveforms  # (U, T + 2 shift, C)
         self.pool = rng.integers(first, stop, spec.pool_size)
         # Labelled spikes that real windows lie around; the pool's size is enough of them too.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,9 @@ def fit_by_gradient(
     hyper_parameters["num_units"] = labels.num_units
     torch.manual_seed(settings.seed)
     network = build_network(settings.network.name, hyper_parameters)
+    prior = None
     if backbone is not None:
-        start_from_backbone(
+        waveform_prior = start_from_backbone(
             network,
             backbone,
             name=settings.network.name,
@@ -71,6 +73,8 @@ def fit_by_gradient(
             sampling_frequency=subject.sampling_frequency,
             contact_positions_um=subject.contact_positions_um,
         )
+        if waveform_prior is not None:
+            prior = partial(waveform_prior.estimate, contact_positions_um=subject.contact_positions_um)
     logger.info(
         "%s: %d units, %d labelled spikes, %d channels, %.1f s; filtering",
         name,
@@ -90,6 +94,7 @@ def fit_by_gradient(
         lightning_logger=lightning_logger,
         resume=settings.resume,
         name=name,
+        prior=prior,
     )
     return Fitted(
         subject=subject,

@@ -16,7 +16,7 @@ from esort.matched import start_from_labels
 from esort.network import SpikeNetwork
 from esort.resume import TrainingFiles, training_digest
 from esort.threads import available_cores, with_threads
-from esort.windows import Window
+from esort.windows import EstimateWaveforms, Window
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -159,6 +159,7 @@ def learn(
     lightning_logger: Any = False,
     resume: bool = False,
     name: str = "learning",
+    prior: EstimateWaveforms | None = None,
 ) -> dict[str, float]:
     """Train a network in place; it ends with the weights of the lowest validation loss.
 
@@ -182,6 +183,8 @@ def learn(
         interruption.
     name : str
         Of the phase, for the log.
+    prior : callable, optional
+        See `esort.examples.SpikeExamples`; is pickled with the trainer.
 
     Returns
     -------
@@ -208,9 +211,8 @@ def learn(
     # Lightning takes three seconds to import, which sorting needs not wait for.
     from esort.ranks import Ranks
 
-    epochs = _fit(
-        Ranks(), None, network, traces, labels, spec, make_trainer, files, seed, name, lightning_logger
-    )
+    arguments = (network, traces, labels, spec, make_trainer, files, seed, name, prior)
+    epochs = _fit(Ranks(), None, *arguments, lightning_logger=lightning_logger)
     files.load_best(network)
     metrics = {**epochs.best(), "epochs": float(len(epochs.history))}
     files.finish(metrics)
@@ -228,6 +230,7 @@ def _fit(
     files: TrainingFiles,
     seed: int,
     name: str,
+    prior: EstimateWaveforms | None,
     lightning_logger: Any = False,
 ) -> EpochLines:
     """Train, together with other processes if the trainer has several devices; these have a `ready`."""
@@ -259,13 +262,13 @@ def _fit(
         )
     check_trainer(trainer, spec.batch_size)
     # The others get the network as it is now, and the first one's weights when they meet.
-    arguments = (network, SharedTraces(traces), labels, spec, make_trainer, files, seed, name)
+    arguments = (network, SharedTraces(traces), labels, spec, make_trainer, files, seed, name, prior)
 
     window = Window(before_samples=network.peak_offset_samples, samples=network.window_samples)
     rng = np.random.default_rng(seed)
     room = spec.examples.room(window, labels.sampling_frequency)
     train_labels, validation_labels = split_labels(labels, spec.validation_fraction, rng, room=room)
-    train = SpikeExamples(traces, train_labels, window=window, spec=spec.examples, rng=rng)
+    train = SpikeExamples(traces, train_labels, window=window, spec=spec.examples, rng=rng, prior=prior)
     validation = SpikeExamples(
         traces, validation_labels, window=window, spec=spec.examples, rng=rng, waveforms=train.waveforms
     )

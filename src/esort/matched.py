@@ -24,6 +24,9 @@ _CHUNK = 500
 _BACKGROUND_WINDOWS = 6000
 _BATCH_WINDOWS = 2000
 _MAX_LABELS = 20000
+# Of fewer labels the windows say less of a unit than waveforms that a prior knows how to clean, put into so
+# many windows of the background.
+_FEW_LABELS, _RENDERED_WINDOWS = 5, 200
 # Share of the mean variance that is added to the diagonal of the covariance.
 _SHRINKAGE = 0.1
 # A hidden feature is 1 at its unit's mean and 0 in the mean background, and silent below this.
@@ -61,7 +64,11 @@ def start_from_labels(network: DenseNetwork, examples: SpikeExamples, rng: np.ra
     places = examples.background_places(rng, _BACKGROUND_WINDOWS)
     background = _features(network, examples, places)  # (P, C · F)
     means = torch.zeros(labels.num_units, background.shape[1])  # (U, C · F)
+    is_rendered = (labels.counts() < _FEW_LABELS) & examples.has_prior
     for unit_index in range(labels.num_units):
+        if is_rendered[unit_index]:
+            means[unit_index] = _rendered(network, examples, unit_index, places[:_RENDERED_WINDOWS]).mean(0)
+            continue
         of_unit = labels.sample_index[labels.unit_index == unit_index][: _MAX_LABELS // labels.num_units + 1]
         means[unit_index] = _features(network, examples, of_unit).mean(0)
 
@@ -101,6 +108,14 @@ def _features(network: DenseNetwork, examples: SpikeExamples, places: np.ndarray
         windows = cut_windows(examples.traces, places[begin : begin + _CHUNK], examples.window)  # (n, T, C)
         parts.append(_temporal(network, windows))
     return torch.cat(parts)
+
+
+def _rendered(network: DenseNetwork, examples: SpikeExamples, unit_index: int, places: np.ndarray) -> Tensor:
+    """Temporal features of the windows around places, with a unit's waveform in each, (P, C · F)."""
+    windows = cut_windows(examples.traces, places, examples.window)  # (P, T, C)
+    shift = examples.shift_samples
+    windows += examples.waveforms[unit_index, shift : shift + examples.window.samples]
+    return _temporal(network, windows)
 
 
 def _temporal(network: DenseNetwork, windows: np.ndarray) -> Tensor:

@@ -29,13 +29,15 @@ from esort.pursuit.training import fit_backbone_by_pursuit, fit_by_pursuit
 from esort.pursuit.usual import measure_baseline
 from esort.results import SUSPECTS
 from esort.subject import Subject
+from esort.waveform_prior import WaveformPrior
+from esort.windows import Window, mean_waveforms
 
 __all__ = ["TrainingSettings", "backbone_digest", "train_backbone", "train_units"]
 
 logger = logging.getLogger(__name__)
 
 # Raise it when the same settings train another backbone than before: cached ones are then made anew.
-_BACKBONE_VERSION = 3
+_BACKBONE_VERSION = 4
 # The network that learns in closed form.
 _PURSUIT = "pursuit"
 
@@ -103,7 +105,10 @@ def train_backbone(
             fitted = fit_by_gradient(
                 subject, labels, learning, settings, None, folder, scratch, lightning_logger, "pretrain"
             )
-        save_checkpoint(path, fitted.network.backbone(), fitted.card(()))
+        weights: dict[str, Any] = {**fitted.network.backbone()}
+        if settings.network.name != _PURSUIT:
+            weights |= _learn_prior(fitted).to_weights()
+        save_checkpoint(path, weights, fitted.card(()))
         return fitted.metrics
 
 
@@ -169,6 +174,16 @@ def train_units(
         )
         write_json(folder / "calibration.json", calibration.to_dict(fitted.labels.unit_ids))
         return fitted.metrics
+
+
+def _learn_prior(fitted: Fitted) -> WaveformPrior:
+    """What the waveforms of a recording look like whose spikes are all known."""
+    network, rate_hz = fitted.network, fitted.subject.sampling_frequency
+    window = Window(before_samples=network.peak_offset_samples, samples=network.window_samples)
+    window = window.widened(window.samples // 3)  # as far as waveforms are rendered beside the peak
+    labels = fitted.labels.with_room(window.before_samples, window.after_samples)
+    waveforms = mean_waveforms(fitted.traces, labels, window)
+    return WaveformPrior.of(waveforms, fitted.subject.contact_positions_um, window.times_ms(rate_hz))
 
 
 def _with_baseline(calibration: Calibration, fitted: Fitted) -> Calibration:

@@ -18,6 +18,7 @@ from esort.card import Card
 from esort.checkpoint import load_checkpoint
 from esort.dense_network import DenseNetwork
 from esort.network import SpikeNetwork, build_network
+from esort.waveform_prior import WaveformPrior
 
 __all__ = ["MAX_RATIO", "PLAINER", "plainer_parameters", "start_from_backbone"]
 
@@ -43,7 +44,7 @@ def start_from_backbone(
     hyper_parameters: Mapping[str, Any],
     sampling_frequency: float,
     contact_positions_um: np.ndarray,
-) -> None:
+) -> WaveformPrior | None:
     """Load what fits of a backbone, in place, and say what is left out.
 
     Parameters
@@ -60,6 +61,11 @@ def start_from_backbone(
     contact_positions_um : float array, shape (C, 2)
         In the order of its channels. Layers over channels are taken only from a backbone with the same.
 
+    Returns
+    -------
+    WaveformPrior or None
+        What the backbone knows of waveforms, if it does; true of any probe.
+
     Raises
     ------
     ValueError
@@ -75,6 +81,10 @@ def start_from_backbone(
             f"{path}: a backbone for {card.sampling_frequency:g} Hz, expected one within a factor of "
             f"{MAX_RATIO:g} of the recording's {sampling_frequency:g} Hz"
         )
+    try:
+        prior = WaveformPrior.pop_from(weights)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     _check_parameters(path, card, name, hyper_parameters, ratio)
     if "filters.weight" in weights and isinstance(network, DenseNetwork):
         weights["filters.weight"] = _resampled(weights["filters.weight"], card, network, ratio)
@@ -87,6 +97,7 @@ def start_from_backbone(
     left = sorted(set(weights) - set(taken))
     if left:
         logger.info("from the backbone without %s, which are for another probe", ", ".join(left))
+    return prior
 
 
 def plainer_parameters(

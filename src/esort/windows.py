@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from esort.labels import LabelledSpikes
 
-__all__ = ["Window", "cut_windows", "mean_waveforms"]
+__all__ = ["EstimateWaveforms", "Window", "cut_windows", "mean_waveforms"]
 
 # More waveforms than these cost time and gain nothing.
 _MAX_WAVEFORMS = 60
@@ -44,11 +45,19 @@ class Window:
         """Samples from the peak's own to the end."""
         return self.samples - self.before_samples
 
+    def times_ms(self, sampling_frequency: float) -> np.ndarray:
+        """Times of the samples from the peak, float64 (T,), in ms; the rate in Hz."""
+        return (np.arange(self.samples) - self.before_samples) / sampling_frequency * 1000
+
     def widened(self, margin_samples: int) -> Window:
         """The window with a margin on either side."""
         return Window(
             before_samples=self.before_samples + margin_samples, samples=self.samples + 2 * margin_samples
         )
+
+
+EstimateWaveforms = Callable[[np.ndarray, LabelledSpikes, Window], np.ndarray]
+"""Of traces, labels and window returns each unit's waveform, as `mean_waveforms` does."""
 
 
 def cut_windows(traces: np.ndarray, sample_index: np.ndarray, window: Window) -> np.ndarray:
@@ -83,7 +92,9 @@ def cut_windows(traces: np.ndarray, sample_index: np.ndarray, window: Window) ->
     return windows
 
 
-def mean_waveforms(traces: np.ndarray, labels: LabelledSpikes, window: Window) -> np.ndarray:
+def mean_waveforms(
+    traces: np.ndarray, labels: LabelledSpikes, window: Window, *, masked: bool = True
+) -> np.ndarray:
     """Estimate each unit's waveform from its labelled spikes.
 
     The interquartile mean over spikes (robust against spikes of others nearby; the mean below four), on those
@@ -96,6 +107,8 @@ def mean_waveforms(traces: np.ndarray, labels: LabelledSpikes, window: Window) -
     labels : LabelledSpikes
         All windows must lie inside the traces.
     window : Window
+    masked : bool
+        Whether the channels that do not stand out are zero.
 
     Returns
     -------
@@ -119,6 +132,9 @@ def mean_waveforms(traces: np.ndarray, labels: LabelledSpikes, window: Window) -
         if trimmed:
             windows = np.sort(windows, axis=0)[trimmed:-trimmed]
         waveform = windows.mean(axis=0)  # (T, C)
+        if not masked:
+            waveforms[unit_index] = waveform
+            continue
         energy = np.square(waveform).sum(axis=0)  # (C,)
         of_noise = window.samples / of_unit.size * (_TRIMMED_VARIANCE if trimmed else 1.0)
         stands_out = energy > np.minimum(2 * of_noise, energy.max())
