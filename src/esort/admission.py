@@ -15,6 +15,8 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
+from esort.one_line import one_line
+
 if TYPE_CHECKING:
     from esort.card import Card
 
@@ -129,7 +131,7 @@ def check_plain_python(path: Path) -> None:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8", errors="replace"))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"{path} is no file of plain values: {' '.join(str(error).split())[:100]}") from None
+        raise ValueError(f"{path} is no file of plain values: {one_line(error, 100)}") from None
     for statement in tree.body:
         if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
             continue  # a comment in the form of a text
@@ -194,7 +196,7 @@ def check_plain_yaml(path: Path) -> None:
             if depth > _MAX_YAML_DEPTH:
                 raise ValueError(f"{path}: expected at most {_MAX_YAML_DEPTH} levels, got more")
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())[:100]}") from None
+        raise ValueError(f"{path} is no YAML: {one_line(error, 100)}") from None
 
 
 def check_input(path: Path, format_name: str) -> None:
@@ -249,7 +251,7 @@ def _check_classes(path: Path) -> None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON: {' '.join(str(error).split())[:100]}") from None
+        raise ValueError(f"{path} is no JSON: {one_line(error, 100)}") from None
     left = [content]
     while left:
         value = left.pop()

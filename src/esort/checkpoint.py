@@ -21,6 +21,7 @@ from safetensors.numpy import save as safetensors_bytes
 
 from esort.card import SCHEMA_VERSION, Card, LabelSource, package_versions
 from esort.files import write_atomically
+from esort.one_line import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -270,6 +271,4 @@ def _refuse_constant(name: str) -> float:
 
 def _short(value: object) -> str:
     """Return a value as one short line; it may come from a hostile file."""
-    text = str(value) if isinstance(value, Exception) else repr(value)
-    text = " ".join(text.split())
-    return text if len(text) <= 120 else text[:117] + "..."
+    return one_line(value if isinstance(value, Exception) else repr(value), 120)

@@ -17,6 +17,7 @@ from esort.files import plain, read_json, write_atomically, write_json
 from esort.inference import BLOCK_S
 from esort.minutes import Minutes
 from esort.motion import FollowedMotion
+from esort.one_line import one_line
 from esort.postprocess import Spikes
 from esort.saved import write_array
 from esort.sort_result import SortResult
@@ -212,7 +213,7 @@ class ChunkFolder:
                     if sizes.setdefault(axis, size) != size:
                         raise ValueError(f"{name} has {size} {axis}, others have {sizes[axis]}")
         except Exception as error:  # noqa: BLE001 (zip, zlib and NumPy have errors of many kinds)
-            reason = " ".join(str(error).split())[:100]
+            reason = one_line(error, 100)
             raise ValueError(f"{path} is damaged ({reason}): start anew with resume=false") from None
         return arrays
 

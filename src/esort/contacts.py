@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esort.admission import MAX_PROBE_BYTES, check_plain_python, check_size
+from esort.one_line import one_line
 from esort.probes import PROBES, ProbeSpec
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def attach_probe(recording: BaseRecording, probe: str | None, path: Path) -> Bas
         recording.set_probegroup(group)
     except Exception as error:  # noqa: BLE001 (SpikeInterface has no narrower one for probes that overlap)
         raise ValueError(
-            f"probe {probe}: {' '.join(str(error).split())} Its {len(group.probes)} probes must lie beside "
+            f"probe {probe}: {one_line(error)} Its {len(group.probes)} probes must lie beside "
             f"each other: move one of them in the file, or sort them one by one"
         ) from None
     return recording
@@ -106,7 +107,7 @@ def read_probe(probe: str) -> ProbeGroup:
         try:
             found = readers[path.suffix](path)
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, 200)
             raise ValueError(f"cannot read {path} as a probe: {reason or type(error).__name__}") from error
     if isinstance(found, ProbeGroup):
         return found

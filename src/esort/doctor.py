@@ -20,6 +20,7 @@ from esort.card import Card
 from esort.checkpoint import load_card
 from esort.excerpt import Excerpt, take_excerpt
 from esort.health import check_recording, check_signal, match_channels
+from esort.one_line import one_line
 from esort.preprocessing import BAND_HZ, Preprocessing
 from esort.recordings import RecordingPath
 from esort.symptoms import (
@@ -117,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         spec, checkpoint = _parse(sys.argv[1:] if arguments is None else arguments)
         card = None if checkpoint is None else load_card(checkpoint)
     except (OSError, ValueError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     logging.getLogger("esort").setLevel(logging.ERROR)  # what it would warn of stands in the lines below
     learnable = False

@@ -43,6 +43,7 @@ from typing import TYPE_CHECKING, Any
 
 from esort.checkpoint import CARD_KEY
 from esort.files import write_atomically
+from esort.one_line import one_line
 
 if TYPE_CHECKING:
     from esort.card import Card
@@ -147,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parse(sys.argv[1:] if arguments is None else arguments)
         result = export_onnx(options["checkpoint"], options["output"], rounds=_rounds(options))
     except (OSError, ValueError) as error:
-        print(f"esort.export: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"esort.export: {one_line(error)}", file=sys.stderr)
         return 1
     print(
         f"{result.path}: {result.num_bytes / 1e6:.2f} MB, within {result.max_difference:.1e} of our own "

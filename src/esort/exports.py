@@ -20,6 +20,7 @@ import numpy as np
 
 from esort.files import new_folder_atomically
 from esort.nwb import Session, write_nwb
+from esort.one_line import one_line
 from esort.phy import write_phy
 from esort.results import RUN, set_aside
 from esort.threads import available_cores
@@ -217,7 +218,7 @@ def _one_line(name: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = one_line(error, 300)
         raise ValueError(f"export={name} failed, the sorting itself is complete: {reason}") from error
 
 

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from esort.one_line import one_line
+
 __all__ = [
     "check_writable",
     "new_folder_atomically",
@@ -223,7 +225,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: no JSON ({' '.join(str(error).split())[:100]})") from None
+        raise ValueError(f"{path} is damaged: no JSON ({one_line(error, 100)})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged: expected a JSON object, got {type(content).__name__}")
     return content

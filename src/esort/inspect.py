@@ -20,6 +20,7 @@ from safetensors import safe_open
 
 from esort.card import Card
 from esort.checkpoint import load_card
+from esort.one_line import one_line
 from esort.pretrained import Pretrained, pretrained_names, pretrained_path
 
 __all__ = ["describe", "main", "weight_shapes"]
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         card = load_card(path)
         shapes = weight_shapes(path)
     except (OSError, ValueError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     if as_json:
         content = card.to_dict() | {"weights": {name: list(shape) for name, shape in shapes.items()}}

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from esort.files import write_json
 from esort.grid import OURS
 from esort.jobs import Job, code_digest, given_overrides
+from esort.one_line import one_line
 from esort.results import MANIFEST
 from esort.runs import ERROR_FILE, Run
 from esort.worker import BEGUN, silence
@@ -90,7 +91,7 @@ def launch(jobs: Sequence[Job], folder: Path, task: TaskFunction) -> None:
         try:
             one.return_value  # noqa: B018 (it raises what the job raised)
         except Exception as error:  # noqa: BLE001 (whatever the job raised)
-            line = " ".join(str(error).split()) or type(error).__name__
+            line = one_line(error)
             (folder / job.folder_name / ERROR_FILE).write_text(line + "\n", encoding="utf-8")
 
 

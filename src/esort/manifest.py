@@ -20,6 +20,7 @@ import numpy as np
 from esort.checkpoint import package_versions
 from esort.files import plain, sha256_of_file, write_json
 from esort.locks import LOCK
+from esort.one_line import one_line
 from esort.recordings import RecordingPath
 from esort.results import MANIFEST, RUN, SORTING
 
@@ -115,7 +116,7 @@ class Manifest:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is no JSON: {' '.join(str(error).split())[:100]}") from None
+            raise ValueError(f"{path} is no JSON: {one_line(error, 100)}") from None
         version = content.get("schema_version") if isinstance(content, dict) else None
         if version != _SCHEMA_VERSION or isinstance(version, bool):
             raise ValueError(f"{path}: expected schema version {_SCHEMA_VERSION}, got {version!r:.40}")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from esort.checkpoint import package_versions
 from esort.executor import Parts, Stretch, check_seconds
 from esort.inference import BLOCK_S
+from esort.one_line import one_line
 from esort.sort_result import SortResult
 from esort.sorter import Sorter
 
@@ -148,7 +149,7 @@ class RayExecutor:
             with redirect_stderr(io.StringIO()):
                 ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            line = " ".join(str(error).split())
+            line = one_line(error)
             raise OSError(f"no Ray cluster at {self.address or 'this machine'}: {line}") from None
         try:
             yield
@@ -244,7 +245,7 @@ def _sort_stretch(
 
 
 def _unseen(node: str, error: Exception) -> OSError:
-    line = " ".join(str(error).split()) or type(error).__name__
+    line = one_line(error)
     return OSError(
         f"node {node} cannot open the recording ({line}): it must lie where every node sees it "
         "under the same path"

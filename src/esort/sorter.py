@@ -24,6 +24,7 @@ from esort.handling import handling_of
 from esort.health import match_channels
 from esort.inference import output_blocks
 from esort.offline import sort_stretch
+from esort.one_line import one_line
 from esort.prepared import PreparedRecording, prepare
 from esort.preprocessing import Preprocessing
 from esort.pursuit.detector import ScoreDetector
@@ -100,7 +101,7 @@ class Sorter:
             check_weights_fit(card, weights)
             return cls(_network_of(card, weights), card, tables)
         except UNFIT as error:
-            raise CheckpointError(path, " ".join(str(error).split())[:300]) from None
+            raise CheckpointError(path, one_line(error, 300)) from None
 
     @property
     def is_pursuit(self) -> bool:

@@ -7,20 +7,18 @@ and the run goes on offline or with local files only.
 from __future__ import annotations
 
 import logging
-import netrc
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
-from urllib.request import urlopen
 
 from esort.files import plain
+from esort.one_line import one_line
 from esort.tracker import Tracker, plain_number, read_metrics
+from esort.wandb_server import has_key
 
-__all__ = ["Tracker", "TrackerSpec", "WandbTracker", "has_key", "reach_server", "read_metrics"]
+__all__ = ["Tracker", "TrackerSpec", "WandbTracker", "read_metrics"]
 
 KINDS = ("csv", "wandb")
 MODES = ("auto", "online", "offline")
@@ -113,7 +111,7 @@ class WandbTracker(Tracker):
                 self._run = self._start(spec, attempt, name, tags)
                 break
             except Exception as error:  # noqa: BLE001 (a run must not end because its dashboard is away)
-                self._say(_one_line(error))
+                self._say(one_line(error, 200))
 
     @property
     def is_online(self) -> bool:
@@ -257,7 +255,7 @@ class WandbTracker(Tracker):
         try:
             action()
         except Exception as error:  # noqa: BLE001 (as above)
-            self._say(_one_line(error))
+            self._say(one_line(error, 200))
             self._run = None
 
     def _say(self, reason: str) -> None:
@@ -305,49 +303,3 @@ def _mode(mode: str) -> str:
     if asked in ("online", "offline"):
         return asked
     return "online" if has_key() else "offline"
-
-
-def has_key() -> bool:
-    """Whether W&B would find an API key without asking for one."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    import wandb
-
-    # Keys of the hosted service may still stand under its first name.
-    hosts = (urlsplit(wandb.setup().settings.base_url).netloc, "api.wandb.ai")
-    try:
-        known = netrc.netrc(os.environ.get("NETRC"))
-    except (OSError, netrc.NetrcParseError):
-        return False
-    return any(known.authenticators(host) for host in hosts)
-
-
-def reach_server(timeout_s: float = 10.0) -> None:
-    """Ask W&B's server whether it is there; any answer will do.
-
-    W&B's client tries again for minutes, and may not end after that: who cannot go on without the server
-    asks first.
-
-    Parameters
-    ----------
-    timeout_s : float
-
-    Raises
-    ------
-    ValueError
-        If nothing answers; named with the address.
-    """
-    import wandb
-
-    address = wandb.setup().settings.base_url
-    try:
-        urlopen(address, timeout=timeout_s).close()
-    except HTTPError:
-        return  # a refusal is an answer
-    except OSError as error:
-        raise ValueError(f"W&B's server {address} does not answer: {_one_line(error)}") from None
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from esort.files import write_atomically
+from esort.one_line import one_line
 
 __all__ = ["UnknownEvents"]
 
@@ -127,7 +128,7 @@ class UnknownEvents:
         except FileNotFoundError:
             raise
         except Exception as error:  # noqa: BLE001 (zip, zlib and NumPy have errors of many kinds)
-            reason = " ".join(str(error).split())[:100]
+            reason = one_line(error, 100)
             raise ValueError(f"{path} holds no unknown events ({reason})") from None
         names = ("sample_index", "channel_index", "amplitude")
         return cls.of_arrays(

@@ -27,6 +27,7 @@ from esort.chunks import ChunkFolder, sort_in_chunks
 from esort.files import sha256_of_file
 from esort.health import fingerprint
 from esort.manifest import Manifest, digest_of, digest_of_recording, digest_of_spikes
+from esort.one_line import one_line
 from esort.recordings import RecordingPath
 from esort.results import SORTING
 from esort.saved import open_saved
@@ -132,7 +133,7 @@ def _opened(opening: Callable[[], Any]) -> Any:
     try:
         return opening()
     except (OSError, ValueError) as error:
-        return " ".join(str(error).split())
+        return one_line(error)
 
 
 def _recording(manifest: Manifest, moved: str | None) -> BaseRecording:
@@ -219,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             checkpoint=options.get("checkpoint"),
         )
     except (OSError, ValueError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return UNKNOWN
     bad = [one for one in findings if one.state in ("differs", "missing")]
     if options.get("json") == "true":

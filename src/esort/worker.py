@@ -19,6 +19,7 @@ from esort.fairness import check_scored_time
 from esort.files import write_json
 from esort.grid import OURS
 from esort.jobs import Job, code_digest
+from esort.one_line import one_line
 from esort.peers import run_sorter_on
 from esort.results import MODEL, RUN, SCORES
 from esort.runs import Run
@@ -74,7 +75,7 @@ def run_job(job: Job, folder: Path, train_one: TrainOne, *, seconds: float | Non
                 _run_peer(job, folder)
         except ValueError as error:
             logger.error("failed: %s", error)
-            return failed | {"error": " ".join(str(error).split()), "seconds": time.perf_counter() - begin}
+            return failed | {"error": one_line(error), "seconds": time.perf_counter() - begin}
     for leftover in ("pretrain", "finetune", "peer"):  # to go on with, and as large as all the rest
         shutil.rmtree(folder / leftover, ignore_errors=True)
     seconds = time.perf_counter() - begin if seconds is None else seconds

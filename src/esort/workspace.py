@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from esort.tracking import has_key, reach_server
+from esort.one_line import one_line
+from esort.wandb_server import has_key, reach_server
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -126,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reach_server()
         workspace.save()
     except Exception as error:  # noqa: BLE001 (whatever W&B's client raises is one line here)
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     print(workspace.url)
     return 0

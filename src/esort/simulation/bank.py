@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from esort.one_line import one_line
+
 __all__ = ["SPLITS", "TemplateBank"]
 
 SPLITS = ("source", "target")
@@ -242,7 +244,7 @@ def _load(path: str) -> TemplateBank:
     except Exception as error:
         if str(error).startswith("expected a template bank"):
             raise
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise ValueError(f"expected a template bank at {path}, could not read it: {reason}") from error
 
 

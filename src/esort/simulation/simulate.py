@@ -18,6 +18,7 @@ import numpy as np
 from spikeinterface.core import BaseRecording, BaseSorting, BinaryRecordingExtractor, NumpySorting, load
 
 from esort.files import new_folder_atomically, read_json, write_json
+from esort.one_line import one_line
 from esort.simulation import mearec
 from esort.simulation.bank import TemplateBank
 from esort.simulation.population import Population, place_population
@@ -95,7 +96,7 @@ class Simulation:
                     stored["times_s"], stored["displacement_um"], stored["factor"], int(stored["num_steps"])
                 )
         except Exception as error:  # noqa: BLE001 (zip, zlib and NumPy have errors of many kinds)
-            reason = " ".join(str(error).split())[:100]
+            reason = one_line(error, 100)
             raise ValueError(f"{self.folder} is damaged: remove it, it is made anew ({reason})") from None
 
 
