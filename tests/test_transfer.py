@@ -133,7 +133,7 @@ def test_what_a_backbone_knows_of_waveforms_comes_along(backbone, tmp_path, capl
     np.testing.assert_array_equal(found.moments, prior.moments)
     assert "from the backbone without" not in caplog.text
     save_checkpoint(path, weights | {"waveform_prior.moments": np.ones((8, 3, 3))}, card)
-    with pytest.raises(ValueError, match=r"knows\.safetensors: a prior over waveforms must have times and"):
+    with pytest.raises(ValueError, match=r"knows\.safetensors: a prior over waveforms must have times,"):
         start_from_backbone(built(DENSE)[0], path, **keywords)
 
 

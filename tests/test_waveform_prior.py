@@ -64,7 +64,33 @@ def test_white_noise_and_a_white_prior_shrink_each_sample_alike(count, level, se
     directions = np.linalg.eigh(prior.moments[0])[1][:, -kept:]
     seen, of_noise = np.square(mean[0, :, 0] @ directions).sum(), kept * level / count
     energy = max(seen - of_noise, of_noise) / kept  # of one sample
-    np.testing.assert_allclose(found, mean[0] * energy / (energy + level / count), rtol=1e-4)
+    np.testing.assert_allclose(found, mean[0] * energy / (energy + 1.01 * level / count), rtol=1e-4)
+
+
+def test_a_filter_that_leaves_no_noise_at_some_frequencies():
+    """Where there is neither noise nor waveform there is nothing to be expected, and no division by zero."""
+    toy = make_toy(num_units=3)
+    prior, samples = prior_of(toy), toy.window.samples
+    smooth = np.linalg.qr(np.sin(np.pi * np.outer(np.arange(1, samples + 1), np.arange(1, 9)) / samples))[0]
+    means = toy.waveforms + 1e-3 * np.random.default_rng(0).normal(size=toy.waveforms.shape)
+    found = prior.expected(
+        means,
+        np.full(3, 5),
+        smooth @ smooth.T,
+        contact_positions_um=positions_of(toy),
+        times_ms=toy.window.times_ms(toy.rate),
+    )
+    assert error(found, toy) < 0.05
+
+
+def test_shapes_that_nobody_knew_are_not_lost():
+    """Learned from one unit; another one of another shape comes out of many labels all the same."""
+    toy = make_toy(num_units=3)
+    one = WaveformPrior.of(toy.waveforms[:1], positions_of(toy), toy.window.times_ms(toy.rate))
+    assert one.unknown_share == pytest.approx(1 / 3)
+    places = {"contact_positions_um": positions_of(toy), "times_ms": toy.window.times_ms(toy.rate)}
+    found = one.expected(toy.waveforms, np.full(3, 50), np.eye(toy.window.samples), **places)
+    assert error(found, toy) < 0.01
 
 
 def test_far_channels_are_trusted_less():
@@ -123,6 +149,9 @@ def test_it_goes_through_a_checkpoint_and_to_another_process():
     assert np.abs(theirs(toy.traces, labels, toy.window)[:, 0]).max() > 0  # the first sample is not lost
 
 
+FITS = {"times_ms": np.arange(3.0), "moments": np.zeros((8, 3, 3)), "unknown_share": np.zeros(1)}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -130,14 +159,14 @@ def test_it_goes_through_a_checkpoint_and_to_another_process():
         ({"moments": np.zeros((7, 3, 3))}, r"got \(3,\) and \(7, 3, 3\)"),
         ({"times_ms": np.zeros((3, 1))}, r"got \(3, 1\)"),
         ({"times_ms": np.array([0.0, 2.0, 1.0])}, "ascending times"),
-        ({"times_ms": None}, "must have times and moments, got waveform_prior.moments alone"),
+        ({"times_ms": None}, "must have times, moments and a share, got .*moments"),
+        ({"unknown_share": np.zeros(2)}, r"unknown_share must be one number, got the shape \(2,\)"),
+        ({"unknown_share": np.full(1, 1.5)}, r"unknown_share must be in \[0, 1\], got 1.5"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message):
     weights = {
-        f"waveform_prior.{name}": value
-        for name, value in ({"times_ms": np.arange(3.0), "moments": np.zeros((8, 3, 3))} | changes).items()
-        if value is not None
+        f"waveform_prior.{name}": value for name, value in (FITS | changes).items() if value is not None
     }
     with pytest.raises(ValueError, match=message):
         WaveformPrior.pop_from(weights)

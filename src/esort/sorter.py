@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from esort.admission import UNFIT, check_weights_fit
 from esort.blanking import BlankedRecording
 from esort.card import Card
 from esort.checkpoint import CheckpointError, load_checkpoint
@@ -32,6 +31,7 @@ from esort.pursuit.following import Follower
 from esort.pursuit.missing import without_channels
 from esort.pursuit.scorer import PursuitScorer, PursuitSizes, score_thresholds, scorer_of
 from esort.sort_result import SortResult
+from esort.weights_fit import UNFIT, check_weights_fit
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording

@@ -21,7 +21,7 @@ from esort.windows import Window, cut_windows, mean_waveforms
 __all__ = ["WaveformPrior"]
 
 # Names of what a checkpoint keeps of it.
-_TIMES, _MOMENTS = "waveform_prior.times_ms", "waveform_prior.moments"
+_TIMES, _MOMENTS, _UNKNOWN = (f"waveform_prior.{name}" for name in ("times_ms", "moments", "unknown_share"))
 # Upper ends of the distances from the peak's channel that are told apart; the first is that channel itself.
 _DISTANCES_UM = (1.0, 22.0, 32.0, 45.0, 65.0, 90.0, 130.0, np.inf)
 # So many channels say as much of the shapes at their distance as those of all distances together do.
@@ -31,6 +31,10 @@ _POOLED_CHANNELS = 20
 _DIRECTIONS, _LEAST_SHARE = 6, 1e-4
 # To which times are compared: checkpoints keep them as float32.
 _DECIMALS_MS = 4
+# A new unit's shape is as much a surprise as this many known units are none.
+_SURPRISE = 0.5
+# White noise that is added to the background's, as a share of it: a filter leaves none at some frequencies.
+_WHITE = 0.01
 # Windows of the background, for the covariance of its noise.
 _BACKGROUND_WINDOWS = 2000
 
@@ -45,6 +49,8 @@ class WaveformPrior:
         From the peak, ascending.
     moments : float64 array, shape (D, T, T)
         For each range of distances from the peak's channel.
+    unknown_share : float
+        Of the energy, that may have any shape that passes the filter.
 
     Raises
     ------
@@ -54,6 +60,7 @@ class WaveformPrior:
 
     times_ms: np.ndarray
     moments: np.ndarray
+    unknown_share: float = 0.0
 
     def __post_init__(self) -> None:
         expected = (len(_DISTANCES_UM), self.times_ms.size, self.times_ms.size)
@@ -62,6 +69,8 @@ class WaveformPrior:
                 f"a prior over waveforms must have ascending times, (T,), and moments, "
                 f"({expected[0]}, T, T), got {self.times_ms.shape} and {self.moments.shape}"
             )
+        if not 0 <= self.unknown_share <= 1:
+            raise ValueError(f"unknown_share must be in [0, 1], got {self.unknown_share}")
 
     @classmethod
     def of(
@@ -91,7 +100,11 @@ class WaveformPrior:
                 moments.append(mixed / (len(channels) + _POOLED_CHANNELS))
             else:  # this probe has no contacts at this distance: as those just nearer
                 moments.append(moments[-1])
-        return cls(times_ms=np.asarray(times_ms, dtype=np.float64), moments=np.stack(moments))
+        return cls(
+            times_ms=np.asarray(times_ms, dtype=np.float64),
+            moments=np.stack(moments),
+            unknown_share=_SURPRISE / (_SURPRISE + len(waveforms)),
+        )
 
     def estimate(
         self,
@@ -161,7 +174,8 @@ class WaveformPrior:
         -------
         float32 array, shape (U, T, C)
         """
-        moments = self._at(times_ms)
+        moments = self._at(times_ms, noise)
+        noise = noise + _WHITE * np.trace(noise) / len(noise) * np.eye(len(noise))
         values, vectors = np.linalg.eigh(moments[0])
         directions = vectors[:, -_DIRECTIONS:][:, values[-_DIRECTIONS:] > _LEAST_SHARE * values[-1]]  # (T, K)
         of_noise = np.trace(directions.T @ noise @ directions)
@@ -179,17 +193,26 @@ class WaveformPrior:
                 expected[unit][:, at] = wiener @ means[unit][:, at]
         return expected
 
-    def _at(self, times_ms: np.ndarray) -> np.ndarray:
-        """Moments at other times: linear between those known, zero beyond."""
+    def _at(self, times_ms: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Moments at other times: linear between those known, zero beyond; with shapes that nobody knows.
+
+        Those have passed the filter, as the noise has.
+        """
         ours, theirs = self.times_ms.round(_DECIMALS_MS), np.round(times_ms, _DECIMALS_MS)
-        onto = np.stack(
-            [np.interp(theirs, ours, step, 0, 0) for step in np.eye(ours.size)], axis=1
-        )  # (T', T)
-        return onto @ self.moments @ onto.T
+        onto = np.stack([np.interp(theirs, ours, step, 0, 0) for step in np.eye(ours.size)], axis=1)
+        known = onto @ self.moments @ onto.T  # (D, T', T')
+        inside = onto.sum(axis=1)  # (T',), 1 or 0
+        unknown = noise * np.outer(inside, inside)
+        unknown *= self.unknown_share / max(np.trace(unknown), np.finfo(float).tiny)
+        return (1 - self.unknown_share) * known + np.trace(known, axis1=1, axis2=2)[:, None, None] * unknown
 
     def to_weights(self) -> dict[str, np.ndarray]:
         """As a checkpoint keeps it, float32."""
-        return {_TIMES: self.times_ms.astype(np.float32), _MOMENTS: self.moments.astype(np.float32)}
+        return {
+            _TIMES: self.times_ms.astype(np.float32),
+            _MOMENTS: self.moments.astype(np.float32),
+            _UNKNOWN: np.array([self.unknown_share], dtype=np.float32),
+        }
 
     @classmethod
     def pop_from(cls, weights: MutableMapping[str, Any]) -> WaveformPrior | None:
@@ -200,13 +223,15 @@ class WaveformPrior:
         ValueError
             If its shapes do not fit, or a part is missing.
         """
-        names = [name for name in (_TIMES, _MOMENTS) if name in weights]
+        names = [name for name in (_TIMES, _MOMENTS, _UNKNOWN) if name in weights]
         if not names:
             return None
-        if len(names) < 2:
-            raise ValueError(f"a prior over waveforms must have times and moments, got {names[0]} alone")
-        times_ms, moments = (np.asarray(weights.pop(name), dtype=np.float64) for name in names)
-        return cls(times_ms=times_ms, moments=moments)
+        if len(names) < 3:
+            raise ValueError(f"a prior over waveforms must have times, moments and a share, got {names}")
+        times_ms, moments, share = (np.asarray(weights.pop(name), dtype=np.float64) for name in names)
+        if share.shape != (1,):
+            raise ValueError(f"unknown_share must be one number, got the shape {share.shape}")
+        return cls(times_ms=times_ms, moments=moments, unknown_share=float(share[0]))
 
 
 def _second_moment(rows: np.ndarray) -> np.ndarray:
