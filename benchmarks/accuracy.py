@@ -30,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 from options import read_options  # beside this file
+from rows import Rows
 from same_seconds import (  # beside this file
     DELTA_MS,
     ROOT,
@@ -42,7 +43,6 @@ from same_seconds import (  # beside this file
 )
 
 from esort.evaluation import score
-from esort.files import write_json
 from esort.sorter import Sorter
 
 DEFAULTS = {
@@ -218,24 +218,24 @@ def main(arguments):
     if not set(conditions) <= set(CONDITIONS):
         sys.exit(f"expected conditions of {', '.join(CONDITIONS)}, got {options['conditions']}")
     peers = listed(options["peers"])
-    rows = []
+    kept = Rows(ROOT / options["output"], options)
+    rows = kept.rows
     columns = ["condition", "seed", "units", "graph_pooled", "graph_mean", "graph_duplicates"]
     columns += ["alone_pooled", "alone_mean", "alone_duplicates", "seconds"]
     columns += [f"{peer}_{name}" for peer in peers for name in ("pooled", "mean")]
     print("  ".join(f"{name:>16}" for name in columns))
     with tempfile.TemporaryDirectory() as folder:
-        for condition in conditions:
-            for seed in listed(options["seeds"]):
-                rows.append(run(condition, int(seed), options, Path(folder)))
-                values = (rows[-1][name] for name in columns)
-                shown = (f"{value:.4f}" if isinstance(value, float) else str(value) for value in values)
-                print("  ".join(f"{text:>16}" for text in shown), flush=True)
-                if "graph_others" in rows[-1]:
-                    print(
-                        f"neurons that are not hopeless: pooled {rows[-1]['graph_others']:.4f} with the "
-                        f"labels of the hopeless ones, {rows[-1]['unlabelled_others']:.4f} without",
-                        flush=True,
-                    )
+        for condition, seed in kept.missing(conditions, listed(options["seeds"])):
+            kept.add(run(condition, seed, options, Path(folder)))
+            values = (rows[-1][name] for name in columns)
+            shown = (f"{value:.4f}" if isinstance(value, float) else str(value) for value in values)
+            print("  ".join(f"{text:>16}" for text in shown), flush=True)
+            if "graph_others" in rows[-1]:
+                print(
+                    f"neurons that are not hopeless: pooled {rows[-1]['graph_others']:.4f} with the "
+                    f"labels of the hopeless ones, {rows[-1]['unlabelled_others']:.4f} without",
+                    flush=True,
+                )
     means = {}
     for condition in conditions:
         pooled = np.array([row["graph_pooled"] for row in rows if row["condition"] == condition])
@@ -244,7 +244,7 @@ def main(arguments):
             f"{condition}: pooled accuracy {pooled.mean():.4f}, from {pooled.min():.4f} to {pooled.max():.4f}"
         )
     command = command_of("accuracy", {name: value for name, value in options.items() if value})
-    write_json(ROOT / options["output"], {"command": command, "rows": rows, "mean_pooled": means})
+    kept.finish(command, mean_pooled=means)
 
 
 if __name__ == "__main__":

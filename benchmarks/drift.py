@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import same_seconds
 from options import read_options  # beside this file
+from rows import Rows
 from same_seconds import (
     ROOT,
     TEN,
@@ -30,8 +31,6 @@ from same_seconds import (
     peers_on,
     show,
 )  # beside this file
-
-from esort.files import write_json
 
 DEFAULTS = {
     "conditions": "still,zigzag,slow,fast,nonrigid",
@@ -121,13 +120,12 @@ def main(arguments):
     ours = listed(options["ours"])
     if not set(ours) <= set(OURS):
         sys.exit(f"expected ours of {','.join(OURS)}, got {options['ours']}")
-    rows, made = [], {}
+    rows, made = Rows(ROOT / options["output"], options), {}
     with tempfile.TemporaryDirectory() as folder:
-        for condition in conditions:
-            for seed in map(int, options["seeds"].split(",")):
-                rows.append(run(condition, seed, ours, peers, made, Path(folder)))
-                show(rows[-1])
-    write_json(ROOT / options["output"], {"command": command_of("drift", options), "rows": rows})
+        for condition, seed in rows.missing(conditions, listed(options["seeds"])):
+            rows.add(run(condition, seed, ours, peers, made, Path(folder)))
+            show(rows.rows[-1])
+    rows.finish(command_of("drift", options))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from options import read_options  # beside this file
+from rows import Rows
 from same_seconds import (
     TEN,
     command_of,
@@ -33,7 +34,6 @@ from same_seconds import (
 )  # beside this
 from scipy.linalg import solve_toeplitz
 
-from esort.files import write_json
 from esort.probes import ProbeSpec
 from esort.recordings import RecordingPath
 
@@ -217,27 +217,23 @@ def main(arguments):
         "lags": lags[1:4].round(3).tolist(),
     }
     print(noise)
-    rows = []
+    rows = Rows(ROOT / options["output"], options)
     with tempfile.TemporaryDirectory() as temporary:
-        for condition in listed(options["conditions"]):
-            for seed in map(int, listed(options["seeds"])):
-                folder = Path(temporary)
-                path = make(options, measured, templates, condition, seed, folder)
-                facts, scores, seconds = learn([*TEN, *overrides_of(path)], seed, path / "run")
-                row = {"condition": condition, "seed": seed, "true_units": len(templates)}
-                row |= {
-                    "units": facts["num_units"],
-                    "ours_pooled": scores["pooled_accuracy"],
-                    "ours_mean": scores["mean_accuracy"],
-                    "ours_s": seconds,
-                }
-                rows.append(row | peers_on(facts, listed(options["peers"]), seed, path))
-                show(rows[-1])
+        for condition, seed in rows.missing(listed(options["conditions"]), listed(options["seeds"])):
+            path = make(options, measured, templates, condition, seed, Path(temporary))
+            facts, scores, seconds = learn([*TEN, *overrides_of(path)], seed, path / "run")
+            row = {"condition": condition, "seed": seed, "true_units": len(templates)}
+            row |= {
+                "units": facts["num_units"],
+                "ours_pooled": scores["pooled_accuracy"],
+                "ours_mean": scores["mean_accuracy"],
+                "ours_s": seconds,
+            }
+            rows.add(row | peers_on(facts, listed(options["peers"]), seed, path))
+            show(rows.rows[-1])
     # Where the files lie is nobody's business.
     said = options | {"templates": "FOLDER", "noise": "RECORDING"}
-    write_json(
-        ROOT / options["output"], {"command": command_of("hybrid", said), "noise": noise, "rows": rows}
-    )
+    rows.finish(command_of("hybrid", said), noise=noise)
 
 
 if __name__ == "__main__":

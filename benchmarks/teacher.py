@@ -17,9 +17,8 @@ from pathlib import Path
 
 from accuracy import GENERATED, generated
 from options import read_options  # beside this file
+from rows import Rows
 from same_seconds import ROOT, command_of, learn, listed, overrides_of, peers_on, show
-
-from esort.files import write_json
 
 DEFAULTS = {
     "conditions": "simulated,generator",
@@ -59,13 +58,12 @@ def main(arguments):
     known = [*CONDITIONS, *GENERATED]
     if not set(conditions) <= set(known):
         sys.exit(f"expected conditions of {', '.join(known)}, got {options['conditions']}")
-    rows = []
+    rows = Rows(ROOT / options["output"], options)
     with tempfile.TemporaryDirectory() as folder:
-        for condition in conditions:
-            for seed in map(int, listed(options["seeds"])):
-                rows.append(run(condition, seed, options, Path(folder)))
-                show(rows[-1])
-    write_json(ROOT / options["output"], {"command": command_of("teacher", options), "rows": rows})
+        for condition, seed in rows.missing(conditions, listed(options["seeds"])):
+            rows.add(run(condition, seed, options, Path(folder)))
+            show(rows.rows[-1])
+    rows.finish(command_of("teacher", options))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from entries import REAL, ROOT
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import collect
 import table
+from rows import Rows
 
 # Benchmark, its options, and what its result holds. Those with a folder learn one checkpoint between them.
 SMALL = {
@@ -32,7 +33,7 @@ SMALL = {
 }
 # Run by hand on what others left, or with tests of their own.
 OTHERS = {"collect", "exported", "hybrid", "mutants", "pursuit", "sweep", "table"}
-PIECES = {"every_second_row", "marked", "options", "same_seconds"}
+PIECES = {"every_second_row", "marked", "options", "rows", "same_seconds"}
 
 
 def run(name, *options):
@@ -48,6 +49,23 @@ def folder(tmp_path_factory):
 def test_every_benchmark_is_known():
     there = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
     assert there == SMALL.keys() | OTHERS | PIECES
+
+
+def test_a_benchmark_that_was_stopped_goes_on_with_its_rows(tmp_path):
+    output, options = tmp_path / "result.json", {"labels": "10"}
+    first = Rows(output, options)
+    assert first.missing(["a", "b"], ["0", "1"]) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    first.add({"condition": "a", "seed": 1, "pooled": 0.5})
+    assert not output.exists()
+    again = Rows(output, options)
+    assert again.missing(["a", "b"], ["0", "1"]) == [("a", 0), ("b", 0), ("b", 1)]
+    assert Rows(output, {"labels": "5"}).rows == []
+    again.add({"condition": "a", "seed": 0, "pooled": 0.25})
+    again.finish("python benchmarks/one.py", mean=0.375)
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+    content = json.loads(output.read_text())
+    assert content == {"command": "python benchmarks/one.py", "mean": 0.375, "rows": again.rows}
+    assert Rows(output, options).rows == []
 
 
 @pytest.mark.slow
