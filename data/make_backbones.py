@@ -56,9 +56,9 @@ TRIALS = {
     ],
     # A probe of the same contacts, and one that takes the layers over time alone. The first costs most.
     "dense": [
-        *(["probe=tetrode", f"labels={labels}", "seed=101"] for labels in (10, 5)),
+        *(["probe=tetrode", f"labels={labels}", "seed=101"] for labels in (10, 5, 2)),
         ["model=convrecurrent", "probe=tetrode", "labels=10", "seed=101"],
-        ["probe=neuronexus32", "labels=10", "seed=101"],
+        *(["probe=neuronexus32", f"labels={labels}", "seed=101"] for labels in (10, 2)),
     ],
 }
 
