@@ -41,7 +41,7 @@ def plot_traces(
     ground_truth: BaseSorting | None = None,
     matches: Mapping[Any, Any] | None = None,
     channel_ids: Sequence[Any] | None = None,
-    max_channels: int = 24,
+    max_channels: int = 32,
     delta_ms: float = 0.4,
     footprints: Footprints | None = None,
 ) -> dict[str, int]:
@@ -66,6 +66,7 @@ def plot_traces(
     channel_ids : sequence, optional
         Which channels; by default the `max_channels` neighbours in depth with the most spikes.
     max_channels : int
+        A spike whose peak lies on another one has its colour, and no marker.
     delta_ms : float
         How far apart two spikes may be and still be the same.
     footprints : Footprints, optional
@@ -174,13 +175,10 @@ def _draw_event(
     traces_uv: np.ndarray,
     level_uv: np.ndarray,
 ) -> int:
-    """Colour the traces under a spike and put its marker below the trough; return 0 if it lies elsewhere."""
+    """Colour the traces under a spike, mark its trough; return 0 if that lies elsewhere."""
     from matplotlib.patheffects import withStroke
 
     peak_channel = int(amplitudes_uv.argmax())
-    rows = np.flatnonzero(shown == peak_channel)
-    if not len(rows):
-        return 0
     marker, color, _ = KINDS.get(event.kind, ("o", _unit_color(event.unit_id), ""))
     sample = event.sample_index - start_sample
     begin, end = np.searchsorted(time_ms, time_ms[sample] + np.array(COLORED_MS))
@@ -192,6 +190,9 @@ def _draw_event(
             linewidth=1.1,
             zorder=2,
         )
+    rows = np.flatnonzero(shown == peak_channel)
+    if not len(rows):
+        return 0
     peak_row = int(rows[0])
     near = traces_uv[max(0, sample - 5) : sample + 6, peak_row]
     spacing_uv = level_uv[1] if len(level_uv) > 1 else np.abs(near).max()
