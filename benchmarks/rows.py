@@ -47,7 +47,9 @@ class Rows:
         write_json(self.kept, {"made_by": self.made_by, "rows": self.rows})
 
     def finish(self, command, **more):
-        """Write the result."""
+        """Write the result; one without rows shall not take the place of another."""
+        if not self.rows:
+            raise ValueError(f"expected rows for {self.output}, got none")
         write_json(self.output, {"command": command, **more, "rows": self.rows})
         self.kept.unlink(missing_ok=True)
 

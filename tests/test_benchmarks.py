@@ -66,6 +66,9 @@ def test_a_benchmark_that_was_stopped_goes_on_with_its_rows(tmp_path):
     content = json.loads(output.read_text())
     assert content == {"command": "python benchmarks/one.py", "mean": 0.375, "rows": again.rows}
     assert Rows(output, options).rows == []
+    with pytest.raises(ValueError, match="expected rows for"):
+        Rows(output, options).finish("python benchmarks/one.py")
+    assert json.loads(output.read_text()) == content
 
 
 @pytest.mark.slow
