@@ -158,6 +158,7 @@ FITS = {"times_ms": np.arange(3.0), "moments": np.zeros((8, 3, 3)), "unknown_sha
         ({"moments": np.zeros((8, 3, 4))}, r"moments, \(8, T, T\), got \(3,\) and \(8, 3, 4\)"),
         ({"moments": np.zeros((7, 3, 3))}, r"got \(3,\) and \(7, 3, 3\)"),
         ({"times_ms": np.zeros((3, 1))}, r"got \(3, 1\)"),
+        ({"times_ms": np.zeros(0), "moments": np.zeros((8, 0, 0))}, r"got \(0,\) and \(8, 0, 0\)"),
         ({"times_ms": np.array([0.0, 2.0, 1.0])}, "ascending times"),
         ({"times_ms": None}, "must have times, moments and a share, got .*moments"),
         ({"unknown_share": np.zeros(2)}, r"unknown_share must be one number, got the shape \(2,\)"),

@@ -63,11 +63,13 @@ class WaveformPrior:
     unknown_share: float = 0.0
 
     def __post_init__(self) -> None:
-        expected = (len(_DISTANCES_UM), self.times_ms.size, self.times_ms.size)
-        if self.times_ms.ndim != 1 or self.moments.shape != expected or (np.diff(self.times_ms) <= 0).any():
+        times = self.times_ms
+        expected = (len(_DISTANCES_UM), times.size, times.size)
+        ascending = times.ndim == 1 and times.size > 1 and (np.diff(times) > 0).all()
+        if not ascending or self.moments.shape != expected:
             raise ValueError(
                 f"a prior over waveforms must have ascending times, (T,), and moments, "
-                f"({expected[0]}, T, T), got {self.times_ms.shape} and {self.moments.shape}"
+                f"({expected[0]}, T, T), got {times.shape} and {self.moments.shape}"
             )
         if not 0 <= self.unknown_share <= 1:
             raise ValueError(f"unknown_share must be in [0, 1], got {self.unknown_share}")
