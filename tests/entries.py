@@ -76,6 +76,8 @@ def run(script, *overrides, **environment):
             contextlib.redirect_stderr(err),
             contextlib.chdir(ROOT),
             mock.patch.object(sys, "argv", [script, *map(str, overrides)]),
+            # Hydra takes whoever traces for a debugger, coverage too, and then raises what it would print.
+            mock.patch.object(sys, "gettrace", return_value=None),
             mock.patch.dict(os.environ, {"HYDRA_FULL_ERROR": "0", **environment}),
         ):
             runpy.run_path(script, run_name="__main__")

@@ -15,12 +15,12 @@ PACKAGE = ROOT / "src" / "esort"
 FLOORS = [
     set(floor.split())
     for floor in (
-        "files locks style threads",
-        "postprocess network labelled_spikes labels probes tracker tracking",
+        "files locks one_line style threads",
+        "postprocess network labelled_spikes labels probes tracker tracking wandb_server",
         "recordings sortings contacts curation formats phy_tables artifacts extrema blanking stretches "
         "handling resampling interpolation defects label_pairs preprocessing health prepared simulation "
-        "windows examples matched card checkpoint footprints events results motion excerpt symptoms "
-        "admission baseline dense_network convrecurrent fairness label_curve label_plan",
+        "windows waveform_prior examples matched card checkpoint footprints events results motion excerpt symptoms "
+        "admission weights_fit baseline dense_network convrecurrent fairness label_curve label_plan",
         "datamodule lightning ranks resume learning answers calibration fitted transfer gradient pursuit "
         "training subject evaluation peers teacher "
         "teaching detector inference minutes unknown observer fitness sort_result saved offline sorter "
@@ -39,11 +39,12 @@ ALONE = {
     "network": set(),
     "labels": {"labelled_spikes"},
     "probes": set(),
-    "tracking": {"tracker"},
+    "tracking": {"tracker", "wandb_server"},
+    "wandb_server": set(),
 }
 # Library -> the only modules that may import it ("train" and "sort" are the entries).
 ONLY_IN = {
-    "wandb": {"tracking"},
+    "wandb": {"tracking", "wandb_server"},
     "wandb_workspaces": {"workspace"},
     "MEArec": {"simulation"},
     "optuna": {"optimise", "search"},
