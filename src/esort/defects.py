@@ -94,7 +94,7 @@ def look_over(recording: BaseRecording, *, bad_channel_ids: Any = None) -> Defec
         excerpt = take_excerpt(recording, Preprocessing().roughly(recording), seconds=_SECONDS)
     except ValueError:  # too short for the filter, or of a rate that it does not fit: refused elsewhere
         return Defects(given=given or ())
-    noise = np.where(excerpt.constant_at.all(axis=0), 0.0, excerpt.noise)  # (C,); NaN where there is a NaN
+    noise = np.where(excerpt.constant, 0.0, excerpt.noise)  # (C,); NaN where there is a NaN
     alive = noise[noise > 0]
     if not alive.size:
         return Defects(given=given or ())

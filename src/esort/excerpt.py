@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,10 +55,15 @@ class Excerpt:
         """Mean over the places, shape (C,), as `preprocessing.noise_levels_uv` has it."""
         return self.noise_at.mean(axis=0)
 
-    @property
+    @cached_property
     def constant_at(self) -> np.ndarray:
         """Which channels never change, at each place, bool (P, C)."""
         return np.stack([(traces == traces[0]).all(axis=0) for traces in self.raw])
+
+    @property
+    def constant(self) -> np.ndarray:
+        """Which channels never change at any place, bool (C,)."""
+        return np.asarray(self.constant_at.all(axis=0))
 
     @property
     def seconds(self) -> float:
@@ -74,7 +80,7 @@ class Excerpt:
             end. Places at which the whole probe is silent tell nothing.
         """
         at_places = np.where(self.constant_at, 0.0, self.noise_at)  # (P, C); NaN where there is a NaN
-        on_the_whole = np.where(self.constant_at.all(axis=0), 0.0, self.noise)
+        on_the_whole = np.where(self.constant, 0.0, self.noise)
         dead, noisy = _far_off(at_places)
         dead_overall, noisy_overall = _far_off(on_the_whole[None])
         dead = dead_overall[0] | (dead.sum(axis=0) >= _BAD_PLACES)

@@ -214,7 +214,7 @@ def bad_channels(recording: BaseRecording, excerpt: Excerpt, *, seed: int) -> li
             if (by_coherence != "good").mean() <= _MAX_BAD:
                 labels = by_coherence
     dead, noisy = excerpt.dead_and_noisy()
-    labels = np.where(dead | _constant(excerpt), "dead", np.where(noisy, "noise", labels))
+    labels = np.where(dead | excerpt.constant, "dead", np.where(noisy, "noise", labels))
     found = []
     for label, words in (("dead", "dead"), ("noise", "noisy"), ("out", "outside of the tissue")):
         channels = np.flatnonzero(labels == label)
@@ -234,7 +234,7 @@ def channel_map(excerpt: Excerpt) -> Finding:
     Channels that never change are left out: all that they have behind a common reference is the reference.
     """
     nothing = "the background does not tell: channels have too little in common"
-    alive = np.flatnonzero(~_constant(excerpt))
+    alive = np.flatnonzero(~excerpt.constant)
     num_channels = len(alive)
     if num_channels < _MIN_CHANNELS_MAP:
         return Finding(check="map", level="ok", text=f"not looked at below {_MIN_CHANNELS_MAP} channels")
@@ -289,11 +289,6 @@ def spike_rate(excerpt: Excerpt) -> Finding:
         advice = "more than 100 a second on each channel: look for artefacts or line noise"
         return Finding(check="spikes", level="warning", text=text, advice=advice)
     return Finding(check="spikes", level="ok", text=text)
-
-
-def _constant(excerpt: Excerpt) -> np.ndarray:
-    """Which channels never change at any place, bool (C,)."""
-    return np.asarray(excerpt.constant_at.all(axis=0))
 
 
 def _nearest(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
