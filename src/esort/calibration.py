@@ -163,7 +163,7 @@ def calibrate(
     network = network.folded()
     rate = labels.sampling_frequency
     half_width = smoothing_half_width(rate, smoothing_ms)
-    window = Window(before_samples=network.peak_offset_samples, samples=network.window_samples)
+    window = Window.of(network)
     wide = calibration_room(window, rate, smoothing_ms)
     inside = labels.with_room(wide.before_samples, wide.after_samples)
     if inside.num_units < labels.num_units:

@@ -264,7 +264,7 @@ def _fit(
     # The others get the network as it is now, and the first one's weights when they meet.
     arguments = (network, SharedTraces(traces), labels, spec, make_trainer, files, seed, name, prior)
 
-    window = Window(before_samples=network.peak_offset_samples, samples=network.window_samples)
+    window = Window.of(network)
     rng = np.random.default_rng(seed)
     room = spec.examples.room(window, labels.sampling_frequency)
     train_labels, validation_labels = split_labels(labels, spec.validation_fraction, rng, room=room)

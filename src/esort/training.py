@@ -101,14 +101,13 @@ def train_backbone(
     with _scratch(folder) as scratch:
         if settings.network.name == _PURSUIT:
             fitted = fit_backbone_by_pursuit(subject, labels, settings, scratch=scratch)
+            known = {}
         else:
             fitted = fit_by_gradient(
                 subject, labels, learning, settings, None, folder, scratch, lightning_logger, "pretrain"
             )
-        weights: dict[str, Any] = {**fitted.network.backbone()}
-        if settings.network.name != _PURSUIT:
-            weights |= _learn_prior(fitted).to_weights()
-        save_checkpoint(path, weights, fitted.card(()))
+            known = _learn_prior(fitted).to_weights()
+        save_checkpoint(path, {**fitted.network.backbone(), **known}, fitted.card(()))
         return fitted.metrics
 
 
@@ -179,7 +178,7 @@ def train_units(
 def _learn_prior(fitted: Fitted) -> WaveformPrior:
     """What the waveforms of a recording look like whose spikes are all known."""
     network, rate_hz = fitted.network, fitted.subject.sampling_frequency
-    window = Window(before_samples=network.peak_offset_samples, samples=network.window_samples)
+    window = Window.of(network)
     window = window.widened(window.samples // 3)  # as far as waveforms are rendered beside the peak
     labels = fitted.labels.with_room(window.before_samples, window.after_samples)
     waveforms = mean_waveforms(fitted.traces, labels, window)

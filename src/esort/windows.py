@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from esort.labels import LabelledSpikes
+
+if TYPE_CHECKING:
+    from esort.network import SpikeNetwork
 
 __all__ = ["EstimateWaveforms", "Window", "cut_windows", "mean_waveforms"]
 
@@ -39,6 +43,11 @@ class Window:
             raise ValueError(
                 f"the peak must lie inside the window's {self.samples} samples, got {self.before_samples}"
             )
+
+    @classmethod
+    def of(cls, network: SpikeNetwork) -> Window:
+        """What a network sees of a spike."""
+        return cls(before_samples=network.peak_offset_samples, samples=network.window_samples)
 
     @property
     def after_samples(self) -> int:
