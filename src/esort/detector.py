@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ __all__ = ["Detector", "Postprocessing", "UnitTables", "joined_spikes", "no_spik
 
 # Names of the tables among a checkpoint's arrays.
 _PAIRS, _KERNELS, _RELIABILITY = "conflicts.pairs", "conflicts.kernels", "reliability"
+_RIVALS = "rivals.thresholds"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +65,16 @@ class UnitTables:
         Smoothed probability of a spike, and which part of such spikes is true.
     baseline : Baseline or None
         What was usual while the units were learned.
+    rival_thresholds : float array, shape (R,)
+        Of what the network knows behind its units: neurons that nobody labelled. They compete and are not
+        told, see `esort.pursuit.rivals`.
     """
 
     pairs: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
     kernels: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), dtype=np.float32))
     reliability: np.ndarray = field(default_factory=lambda: np.array([[0, 1], [0, 1]], dtype=np.float32))
     baseline: Baseline | None = None
+    rival_thresholds: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def conflicts(self, num_units: int) -> ConflictTable | None:
         """The edges for the post-processing; None where there are none.
@@ -85,11 +90,17 @@ class UnitTables:
             return None
         return ConflictTable.from_pairs(num_units, self.pairs, self.kernels)
 
+    def with_rivals(self, thresholds: Sequence[float] | np.ndarray) -> np.ndarray:
+        """Thresholds of the units (U,), and behind them of the rivals: float64 (U + R,)."""
+        return np.concatenate([np.asarray(thresholds, dtype=np.float64), self.rival_thresholds])
+
     def to_weights(self) -> dict[str, np.ndarray]:
         """Arrays for a checkpoint."""
         tables = {_RELIABILITY: self.reliability}
         if self.baseline is not None:
             tables |= self.baseline.to_weights()
+        if len(self.rival_thresholds):
+            tables[_RIVALS] = self.rival_thresholds
         return tables | ({_PAIRS: self.pairs, _KERNELS: self.kernels} if len(self.pairs) else {})
 
     @classmethod
@@ -99,7 +110,8 @@ class UnitTables:
         Raises
         ------
         ValueError
-            If only half of the conflicts is there, or the reliability is no curve in [0, 1].
+            If only half of the conflicts is there, the reliability is no curve in [0, 1], or the thresholds
+            of rivals are no list.
         """
         found = {name: np.asarray(weights.pop(name)) for name in (_PAIRS, _KERNELS) if name in weights}
         if len(found) == 1:
@@ -111,6 +123,10 @@ class UnitTables:
             if curve.ndim != 2 or len(curve) != 2 or not in_range or (np.diff(curve[0]) <= 0).any():
                 raise ValueError(f"expected {_RELIABILITY} to be a curve in [0, 1], got shape {curve.shape}")
             values["reliability"] = curve
+        if _RIVALS in weights:
+            values["rival_thresholds"] = np.asarray(weights.pop(_RIVALS), dtype=np.float64)
+            if values["rival_thresholds"].ndim != 1:
+                raise ValueError(f"expected {_RIVALS} to be a list, got {values['rival_thresholds'].shape}")
         return cls(**values, baseline=Baseline.from_weights(weights))
 
 

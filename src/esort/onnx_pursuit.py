@@ -57,7 +57,10 @@ class PursuitExport:
 
     def model(self) -> onnx.ModelProto:
         """Put the model together."""
-        return pursuit_model(self._scorer, noise_level_uv=self._card.noise_level_uv, **self._settings)
+        card = self._card
+        return pursuit_model(
+            self._scorer, noise_level_uv=card.noise_level_uv, num_told=card.num_units, **self._settings
+        )
 
     def reading(self) -> dict[str, Any]:
         """What a reader needs beside the card."""
@@ -154,6 +157,7 @@ class PursuitExport:
             for name in ("sample_index", "unit_index", "probability")
         )
         order = np.lexsort((unit, sample))
+        order = order[unit[order] < self._card.num_units]  # rivals' are not told
         spikes = Spikes(sample[order], unit[order], score[order])
         above = excess(spikes.probability, np.asarray(self._settings["thresholds"])[spikes.unit_index])
         return spikes.sample_index, spikes.unit_index, above

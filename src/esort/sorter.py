@@ -65,8 +65,10 @@ class Sorter:
     ) -> None:
         if card.is_backbone:
             raise ValueError(_BACKBONE)
+        self.tables = UnitTables() if tables is None else tables
+        rivals = len(self.tables.rival_thresholds)
         sizes = (network.num_channels, network.num_units, network.window_samples)
-        of_card = (card.num_channels, card.num_units, card.window_samples)
+        of_card = (card.num_channels, card.num_units + rivals, card.window_samples)
         if sizes != of_card:
             raise ValueError(f"network and card differ in channels, units, window: {sizes} and {of_card}")
         self.card = card
@@ -74,7 +76,6 @@ class Sorter:
         given: Any = network
         self.scorer: Any = scorer_of(given) if card.network == "pursuit" else self._network
         """What sorts: the network, or of a pursuit network what computes its scores."""
-        self.tables = UnitTables() if tables is None else tables
         self.preprocessing = Preprocessing.from_dict(card.preprocessing)
         self.postprocessing = Postprocessing(**card.postprocess)
         self.missing_channels = np.zeros(0, dtype=np.int64)
@@ -143,7 +144,7 @@ class Sorter:
             return self
         if bad.size == self.card.num_channels:
             raise ValueError(f"all {bad.size} channels are bad: expected at least 1 good one")
-        network, card = self.scorer, self.card
+        network, card, tables = self.scorer, self.card, self.tables
         if self.is_pursuit:
             before = network.energies.astype(np.float64)
             learned: Any = self.network
@@ -151,9 +152,10 @@ class Sorter:
             after = network.energies.astype(np.float64)
             # As high in the energy that is left, and as unlikely to be noise.
             left = after / np.where(before > 0, before, 1)
-            thresholds = np.maximum(np.asarray(card.thresholds) * left, score_thresholds(after))
-            card = replace(card, thresholds=tuple(thresholds.tolist()))
-        changed = Sorter(network, card, self.tables)
+            thresholds = np.maximum(tables.with_rivals(card.thresholds) * left, score_thresholds(after))
+            card = replace(card, thresholds=tuple(thresholds[: card.num_units].tolist()))
+            tables = replace(tables, rival_thresholds=thresholds[card.num_units :])
+        changed = Sorter(network, card, tables)
         changed.postprocessing = self.postprocessing
         changed.missing_channels = np.union1d(self.missing_channels, bad)
         return changed

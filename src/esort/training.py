@@ -191,13 +191,14 @@ def _with_baseline(calibration: Calibration, fitted: Fitted) -> Calibration:
         baseline = measure_baseline(
             fitted.network,
             fitted.traces,
-            calibration.thresholds,
+            calibration.tables.with_rivals(calibration.thresholds),
             exclusion_rows=exclusion_rows(
                 fitted.subject.sampling_frequency / fitted.network.stride,
                 fitted.settings.postprocessing.refractory_ms,
             ),
             sampling_frequency=fitted.subject.sampling_frequency,
         )
+        baseline = replace(baseline, rates_hz=baseline.rates_hz[: fitted.labels.num_units])
     else:
         found_hz = calibration.rate_hz * calibration.recall + calibration.false_hz
         baseline = Baseline(rates_hz=np.nan_to_num(found_hz).clip(min=0))

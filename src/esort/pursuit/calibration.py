@@ -56,6 +56,7 @@ def calibrate_scores(
     layout: Layout,
     *,
     moved: bool = False,
+    num_rivals: int = 0,
 ) -> Calibration:
     """Choose each unit's threshold by the accuracy that is to be expected.
 
@@ -77,11 +78,14 @@ def calibrate_scores(
     layout : Layout
     moved : bool
         Whether the tissue moved so far that the amplitudes of a unit's spikes differ.
+    num_rivals : int
+        The last so many units compete whatever is to be expected of them, see `esort.pursuit.rivals`.
 
     Returns
     -------
     Calibration
-        The reliability is over the `excess` of a score.
+        Of the units without the rivals, whose thresholds are in the tables. The reliability is over the
+        `excess` of a score.
     """
     energies = network.scorer().energies
     base = score_thresholds(energies)
@@ -150,7 +154,8 @@ def calibrate_scores(
         )
 
     calibration = outcome(np.zeros(grid.shape))
-    kept = calibration.sortable
+    own = np.arange(len(energies)) < len(energies) - num_rivals
+    kept = calibration.sortable | ~own
     freed = events.chosen(np.zeros(len(events.time), dtype=bool))
     # Others take the spikes of units that are left out, and may then have to be left out too.
     while kept.any() and not kept.all():
@@ -160,6 +165,7 @@ def calibrate_scores(
         if (still == kept).all():
             break
         kept = still
+    told_of = kept & own
     precision = np.where(kept, calibration.precision, np.minimum(calibration.precision, _STAYS_OUT))
     per_spike = (num_spikes + labelled) / np.maximum(answers.put_in, 1)  # (U,)
     reliability = _reliability(
@@ -173,9 +179,10 @@ def calibrate_scores(
             np.concatenate([noise.score, answers.false_score, freed.score]),
             np.concatenate([np.ones(len(noise.score)), per_spike[answers.source], np.ones(len(freed.score))]),
         ),
-        np.where(kept, calibration.thresholds, np.inf) if kept.any() else calibration.thresholds,
+        np.where(told_of, calibration.thresholds, np.inf) if told_of.any() else calibration.thresholds,
     )
-    return replace(calibration, precision=precision, tables=UnitTables(reliability=reliability))
+    tables = UnitTables(reliability=reliability, rival_thresholds=calibration.thresholds[~own])
+    return replace(calibration, precision=precision, tables=tables).of_units(own)
 
 
 def _freed(

@@ -47,12 +47,13 @@ class ScoreDetector:
     sampling_frequency : float
         Of the recording, in Hz.
     thresholds : (U,) floats
-        Least score of a spike of each unit.
+        Least score of a spike of each unit; behind them those of the rivals in `tables` compete.
     refractory_ms : float
     competition : bool
         Without it each unit stands alone.
     tables : UnitTables
-        Of which the reliability is taken: which part of the spikes of a probability is true.
+        Of which are taken the reliability, which part of the spikes of a probability is true, and the rivals,
+        whose spikes are not returned.
     least_probability : float or (U,) floats
         Less probable spikes compete, but are not returned.
     """
@@ -68,7 +69,8 @@ class ScoreDetector:
         tables: UnitTables,
         least_probability: float | Sequence[float] = 0.0,
     ) -> None:
-        self._stride = network.stride
+        self._stride, self._num_units = network.stride, len(thresholds)
+        thresholds = tables.with_rivals(thresholds).tolist()
         rate_hz = sampling_frequency / network.stride
         step = max(1, round(_STEP_MS * rate_hz / 1000))
         sizes = StepSizes(
@@ -91,13 +93,13 @@ class ScoreDetector:
         """Keywords of `StepwiseSolver`."""
         self._thresholds = np.asarray(thresholds, dtype=np.float64)
         self._reliability = tables.reliability
-        self._least = np.broadcast_to(np.asarray(least_probability), self._thresholds.shape)
+        self._least = np.broadcast_to(np.asarray(least_probability), self._num_units)
         self.margin_samples = sizes.margin(self.settings["exclusion_samples"]) * self._stride
         """Samples before and after a sample that decide on it."""
         self.latency_samples = sizes.latency * self._stride
         """Samples after a spike that decide on it: the latency of the post-processing."""
         self.accepted = no_spikes()
-        """Spikes that the last call decided on, with scores in the place of probabilities."""
+        """Spikes that the last call decided on, rivals' too, with scores in the place of probabilities."""
         self._solver: StepwiseSolver | None = None
 
     def push(self, scores: np.ndarray, start_sample: int) -> Spikes:
@@ -123,8 +125,10 @@ class ScoreDetector:
         self._solver, self.accepted = None, no_spikes()
 
     def _believed(self, spikes: Spikes) -> Spikes:
-        """Turn scores into probabilities, and leave out what is not probable enough."""
+        """Turn scores into probabilities, and leave out rivals and what is not probable enough."""
         self.accepted = spikes
+        own = spikes.unit_index < self._num_units
+        spikes = Spikes(spikes.sample_index[own], spikes.unit_index[own], spikes.probability[own])
         above = excess(spikes.probability, self._thresholds[spikes.unit_index])
         probability = np.interp(above, *self._reliability).astype(np.float32)
         kept = probability >= self._least[spikes.unit_index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,17 @@ class RowLabels:
     def of(cls, labels: LabelledSpikes, step: int) -> RowLabels:
         """Labelled spikes of a recording of which every so many samples make a row."""
         return cls(time=labels.sample_index / step, unit_index=labels.unit_index, num_units=labels.num_units)
+
+    def joined(self, rivals: Sequence[np.ndarray]) -> RowLabels:
+        """These, and spikes of more units behind them: rows of each."""
+        if not rivals:
+            return self
+        names = np.repeat(self.num_units + np.arange(len(rivals)), [len(rows) for rows in rivals])
+        return RowLabels(
+            time=np.concatenate([self.time, *rivals]),
+            unit_index=np.concatenate([self.unit_index, names]),
+            num_units=self.num_units + len(rivals),
+        )
 
     def counts(self) -> np.ndarray:
         """Labels of each unit, (U,)."""

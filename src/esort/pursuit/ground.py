@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,6 @@ class Ground:
         Band-passed and decimated.
     labels, given : LabelledSpikes
         Of the units that are learned, and of all that were labelled.
-    row_labels : RowLabels
     contact_positions_um : float array, shape (C, 2)
     layout : Layout
     sizes : dict
@@ -109,19 +109,31 @@ class Ground:
     whitening : float32 array, shape (C, C)
     scratch : Path
         Folder for large arrays.
+    rivals : tuple of int64 arrays
+        Rows of spikes of neurons that nobody labelled, see `esort.pursuit.rivals`.
     """
 
     prepared: PreparedRecording
     filtered: np.ndarray
     labels: LabelledSpikes
     given: LabelledSpikes
-    row_labels: RowLabels
     contact_positions_um: np.ndarray
     layout: Layout
     sizes: dict[str, Any]
     bandpass: Bandpass
     whitening: np.ndarray
     scratch: Path
+    rivals: tuple[np.ndarray, ...] = ()
+
+    @cached_property
+    def row_labels(self) -> RowLabels:
+        """Labels of the units, and of the rivals behind them, in rows."""
+        return RowLabels.of(self.labels, self.sizes["step"]).joined(self.rivals)
+
+    @property
+    def num_units(self) -> int:
+        """Units that somebody labelled."""
+        return self.labels.num_units
 
     def whitened(self, motion: FollowedMotion | None = None) -> np.ndarray:
         """Whiten the traces, moved back by a motion: float32 memory map (C, T)."""
@@ -142,8 +154,7 @@ class Ground:
 
     def of_units(self, chosen: np.ndarray) -> Ground:
         """The same recording with labels of some units alone, (U,) booleans."""
-        labels = self.labels.of_units(chosen)
-        return replace(self, labels=labels, row_labels=RowLabels.of(labels, self.sizes["step"]))
+        return replace(self, labels=self.labels.of_units(chosen))
 
     def complete(self, network: PursuitNetwork) -> PursuitNetwork:
         """Give a network what it has of the recording and not of the units."""
@@ -212,7 +223,6 @@ def prepare_ground(
         filtered=filtered,
         labels=labels,
         given=labels,
-        row_labels=RowLabels.of(labels, step),
         contact_positions_um=positions,
         layout=layout,
         sizes={

@@ -74,10 +74,11 @@ def _scores(block_samples: int) -> Any:
 
 
 @_graph
-def _told(spikes, stretch, epoch_samples, limits_of_score, scale):  # type: ignore
+def _told(spikes, stretch, epoch_samples, limits_of_score, scale, num_told):  # type: ignore
     """Spikes by sample, then unit, and how far each score is above its threshold, as `explain.excess`."""
     num_units = op.Gather(op.Shape(limits_of_score), 0)
-    spikes = op.Compress(spikes, spikes[0] > 0, axis=1)  # of the stretch
+    of_stretch = op.And(spikes[0] > 0, spikes[2] < num_told)  # and no rival's
+    spikes = op.Compress(spikes, of_stretch, axis=1)
     unit = spikes[2]
     sample = stretch[1] + (spikes[0] - 1) * epoch_samples + spikes[1]
     _, order = op.TopK(sample * num_units + unit, op.Shape(unit), largest=0)
@@ -92,6 +93,7 @@ def pursuit_model(
     table: ConflictTable | None,
     *,
     noise_level_uv: Sequence[float],
+    num_told: int,
     thresholds: Sequence[float] | np.ndarray,
     stride: int,
     sizes: StepSizes,
@@ -106,6 +108,8 @@ def pursuit_model(
     scorer : PursuitScorer
     noise_level_uv : sequence of float, length C
         By which the traces are divided.
+    num_told : int
+        Units whose spikes are told, the first; those behind them are rivals and compete.
     table, thresholds, stride, sizes, **settings
         As of `esort.postprocess.stepwise.StepwiseSolver`.
     """
@@ -115,6 +119,7 @@ def pursuit_model(
     constants |= _scorer_constants(scorer, sizes, num_rows)
     constants["whitening"] /= np.asarray(noise_level_uv, dtype=np.float32)
     constants["limits_of_score"] = np.asarray(thresholds, dtype=np.float64)
+    constants["num_told"] = np.int64(num_told)
     nodes, functions = _nodes(stride)
     return model_of(
         nodes,

@@ -56,7 +56,7 @@ class PeakFinder:
     """
 
     def __init__(self, network: PursuitScorer, rate_hz: float) -> None:
-        positions = network.positions.astype(np.float64)
+        self._positions = positions = network.positions.astype(np.float64)
         distance = np.linalg.norm(positions[:, None] - positions[None], axis=2)  # (C, C)
         present = np.zeros(network.num_channels, dtype=bool)
         present[network.present_channels()] = True
@@ -74,6 +74,12 @@ class PeakFinder:
             network.filters.shape[1] - network.filter_before - 1,
         )
         self._before, self.num_rows = network.filter_before, network.filters.shape[1]
+
+    def within(self, channel: int, distance_um: float) -> np.ndarray:
+        """Channels so close to one, itself first: int64 (n,)."""
+        around = self.around[channel][self.around[channel] >= 0]
+        apart = np.linalg.norm(self._positions[around] - self._positions[channel], axis=1)
+        return around[apart <= distance_um]
 
     def find(self, whitened: np.ndarray, first_row: int, *, sign: int = 1) -> Peaks:
         """Find the peaks in the rows of scores of a stretch; they do not depend on how it is cut.

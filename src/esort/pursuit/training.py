@@ -17,13 +17,13 @@ from esort.postprocess import ConflictTable
 from esort.pursuit.bandpass import reduction
 from esort.pursuit.calibration import calibrate_scores
 from esort.pursuit.denoising import NUM_COMPONENTS, temporal_components
-from esort.pursuit.examples import RowLabels
 from esort.pursuit.following import motion_of
 from esort.pursuit.ground import Ground, prepare_ground
 from esort.pursuit.learning import first_network, learn_units, refine_units
 from esort.pursuit.means import mean_footprints
 from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.recipe import Layout, Recipe
+from esort.pursuit.rivals import find_rivals
 from esort.subject import Subject
 from esort.threads import one_thread_each
 
@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 _ENOUGH_LABELS = 5
 # Motion of less changes no amplitude, and may be none: from few labels it is told no better.
 _FAR_UM = 10.0
+# Neurons that nobody labelled hide each other: so many times they are looked for.
+_SEARCHES = 4
 
 
 def fit_by_pursuit(
@@ -47,33 +49,38 @@ def fit_by_pursuit(
 ) -> tuple[Fitted, Calibration]:
     """Learn the units of a recording from labelled spikes; see `esort.training.train_units`.
 
-    A unit that cannot be told from noise is left out: the others are learned as if nobody had labelled it.
+    Neurons that nobody labelled are found and compete. A unit that cannot be told from noise is left out: the
+    others are learned as if nobody had labelled it.
     """
     ground = prepare_ground(subject, labels, settings, scratch)
     shared = {} if backbone is None else _load_backbone(backbone, subject.sampling_frequency, ground.layout)
-    if _are_enough(ground.row_labels):
+    if _are_enough(ground.labels):
         shared = {}
     recipe = Recipe(layout=ground.layout, sizes=ground.sizes, **shared)
     learned = _learn(ground, recipe)
+    searches = _SEARCHES
     while True:
-        calibration = calibrate_scores(
-            learned.network,
-            learned.table,
-            learned.traces,
-            ground.row_labels,
-            ground.layout,
-            moved=learned.moved_far,
-        )
+        calibration = _calibrated(learned, ground)
+        rivals = _rivals_of(learned, ground, calibration) if searches else list(ground.rivals)
+        if list(map(id, rivals)) != list(map(id, ground.rivals)):
+            searches -= 1
+            ground = replace(ground, rivals=tuple(rivals))
+            learned = _learn(ground, recipe)
+            continue
         chosen = sortable_units(calibration, ground.labels.unit_ids)
         if chosen.all():
-            return ground.fitted(learned.network, learned.traces, subject, settings), calibration
+            break
+        searches = max(searches, 1)  # what is left out may be a neuron
         ground = ground.of_units(chosen)
         # What few labels begin with is half luck: what was found with them is kept.
-        is_new = _are_enough(ground.row_labels)
+        is_new = _are_enough(ground.labels)
         learned = _learn(ground, recipe) if is_new else _refined(learned, ground, chosen)
+    if ground.rivals:
+        logger.info("%d neurons that nobody labelled compete with the units", len(ground.rivals))
+    return ground.fitted(learned.network, learned.traces, subject, settings), calibration
 
 
-def _are_enough(labels: RowLabels) -> bool:
+def _are_enough(labels: LabelledSpikes) -> bool:
     return bool(np.median(labels.counts()) >= _ENOUGH_LABELS)
 
 
@@ -98,7 +105,7 @@ def _learn(ground: Ground, recipe: Recipe) -> _Learned:
         if network.follows:
             motion = motion_of(ground.complete(network), ground.filtered, ground.layout.rate_hz)
             far = motion.range_um > _FAR_UM
-            if far or (motion.is_any and _are_enough(labels)):
+            if far or (motion.is_any and _are_enough(ground.labels)):
                 logger.info("the tissue moves by %d um: learning follows it", motion.range_um)
                 traces = ground.whitened(motion)
                 recipe = replace(recipe, sizes=ground.sizes | {"moved": True})
@@ -109,10 +116,38 @@ def _learn(ground: Ground, recipe: Recipe) -> _Learned:
 
 def _refined(learned: _Learned, ground: Ground, chosen: np.ndarray) -> _Learned:
     """Refine the units that are not left out, (U,) booleans."""
+    chosen = np.append(chosen, np.ones(len(ground.rivals), dtype=bool))
     with one_thread_each():
         rest = learned.network.of_units(np.flatnonzero(chosen))
         network, table = refine_units(rest, learned.traces, ground.row_labels, learned.recipe)
     return replace(learned, network=network, table=table)
+
+
+def _calibrated(learned: _Learned, ground: Ground) -> Calibration:
+    """Say what to expect of the units that somebody labelled."""
+    return calibrate_scores(
+        learned.network,
+        learned.table,
+        learned.traces,
+        ground.row_labels,
+        ground.layout,
+        moved=learned.moved_far,
+        num_rivals=len(ground.rivals),
+    )
+
+
+def _rivals_of(learned: _Learned, ground: Ground, calibration: Calibration) -> list[np.ndarray]:
+    """Find neurons that nobody labelled, those known among them."""
+    with one_thread_each():
+        return find_rivals(
+            ground.complete(learned.network),
+            learned.table,
+            learned.traces,
+            calibration.tables.with_rivals(calibration.thresholds),
+            ground.row_labels,
+            ground.layout,
+            known=ground.rivals,
+        )
 
 
 def fit_backbone_by_pursuit(

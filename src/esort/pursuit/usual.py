@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from esort.baseline import Baseline
-from esort.detector import no_spikes
 from esort.postprocess import Spikes
 from esort.pursuit.explain import explain
 from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.overlaps import conflict_table
-from esort.pursuit.watch import Strange, Watch
+from esort.pursuit.watch import Strange, watch_all
 
 __all__ = ["measure_baseline"]
 
@@ -18,7 +17,6 @@ __all__ = ["measure_baseline"]
 _FALSE_PER_MINUTE = 1.0
 # Sizes in noise levels: from which on events are counted, and the limits of what is asked for.
 _COUNTED, _LEAST, _MOST = 6.0, 8.0, 12.0
-_BLOCK_ROWS = 8000
 # What is upside down beside an unknown event belongs to it.
 _BESIDE_MS, _BESIDE_UM = 2.0, 150.0
 # A neuron that nobody has labelled is where events are as frequent, and more than a few. So much of the probe
@@ -54,8 +52,12 @@ def measure_baseline(
     events = explain(network, conflict_table(network), whitened, thresholds, exclusion_rows=exclusion_rows)
     spikes = Spikes(np.rint(events.time * network.stride).astype(np.int64), events.unit_index, events.score)
     seconds = whitened.shape[1] * network.stride / sampling_frequency
-    found, explained = _watched(network, whitened, spikes, 1, sampling_frequency)
-    upside_down, _ = _watched(network, whitened, spikes, -1, sampling_frequency)
+    found, explained = watch_all(
+        network, whitened, spikes, sampling_frequency=sampling_frequency, least_size=_COUNTED
+    )
+    upside_down, _ = watch_all(
+        network, whitened, spikes, sampling_frequency=sampling_frequency, least_size=_COUNTED, sign=-1
+    )
     positions = network.positions.numpy()
     quiet = _uninhabited(found, positions, seconds)
     crowded = quiet.mean() < _LEAST_SHARE
@@ -83,38 +85,6 @@ def measure_baseline(
         false_per_minute=rate,
         unknown_share=unknown / max(unknown + len(spikes), 1),
         fit=float(explained.mean()) if len(explained) else float("nan"),
-    )
-
-
-def _watched(
-    network: PursuitNetwork, whitened: np.ndarray, spikes: Spikes, sign: int, sampling_frequency: float
-) -> tuple[Strange, np.ndarray]:
-    """Unknown events of the traces, or of these upside down; and how much of large events is explained."""
-    scorer = network.scorer()
-    watch = Watch(scorer, sampling_frequency=sampling_frequency, least_size=_COUNTED, sign=sign)
-    before, length = scorer.filter_before, scorer.filters.shape[1]
-    num_rows, stride = whitened.shape[1], scorer.stride
-    order = np.argsort(spikes.sample_index, kind="stable")
-    spikes = Spikes(
-        *(column[order] for column in (spikes.sample_index, spikes.unit_index, spikes.probability))
-    )
-    found, explained = [], []
-    for start in range(0, num_rows, _BLOCK_ROWS):
-        stop = min(start + _BLOCK_ROWS, num_rows)
-        low, high = start - before, stop + length - before - 1
-        part = np.asarray(whitened[:, max(0, low) : min(num_rows, high)])
-        part = np.pad(part, ((0, 0), (max(0, -low), max(0, high - num_rows))))
-        first, last = np.searchsorted(spikes.sample_index, [start * stride, stop * stride])
-        inside = slice(first if start else 0, last)
-        own = Spikes(spikes.sample_index[inside], spikes.unit_index[inside], spikes.probability[inside])
-        strange, fits = watch.push(watch.look(part, start * stride), own, stop * stride)
-        found.append(strange)
-        explained.append(fits.explained)
-    strange, fits = watch.finish(no_spikes())
-    found.append(strange)
-    explained.append(fits.explained)
-    return Strange(*(np.concatenate(column) for column in zip(*found, strict=True))), np.concatenate(
-        explained
     )
 
 

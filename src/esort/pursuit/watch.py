@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numba
 import numpy as np
 
+from esort.detector import no_spikes
 from esort.postprocess import Spikes
 from esort.pursuit.overlaps import AMPLITUDE_LIMITS
 from esort.pursuit.peaks import LEAST_HEIGHT, PeakFinder, Peaks, no_peaks
-from esort.pursuit.scorer import PursuitScorer
+from esort.pursuit.scorer import PursuitScorer, scorer_of
 from esort.pursuit.unexplained import Accepted, Unexplained
 
-__all__ = ["Fits", "Strange", "Watch"]
+if TYPE_CHECKING:
+    from esort.pursuit.network import PursuitNetwork
+
+__all__ = ["Fits", "Strange", "Watch", "watch_all"]
 
 # Of events so close in time and space the largest counts. One without a trough is no event where the rows
 # that were looked at hold one with a trough: its energy is that one's.
 _APART_MS, _APART_UM = 0.5, 100.0
 # What fits or does not has this size, in noise levels.
 _LARGE = 10.0
+_BLOCK_ROWS = 8000
 
 
 _compile: Any = numba.njit(nogil=True, cache=True)
@@ -160,6 +165,59 @@ class Watch:
         self._strange = Strange(*(column[kept] for column in events))
         self._told = until
         return Strange(*(column[now & largest] for column in events))
+
+
+def watch_all(
+    network: PursuitScorer | PursuitNetwork,
+    whitened: np.ndarray,
+    spikes: Spikes,
+    *,
+    sampling_frequency: float,
+    least_size: float,
+    sign: int = 1,
+) -> tuple[Strange, np.ndarray]:
+    """Unknown events of traces that are all there, and how much of each large event is explained.
+
+    Parameters
+    ----------
+    network : PursuitScorer or PursuitNetwork
+    whitened : float32 array, shape (C, T)
+    spikes : Spikes
+        That explain the traces, with scores for probabilities, in any order.
+    sampling_frequency, least_size, sign
+        See `Watch`.
+
+    Returns
+    -------
+    strange : Strange
+    explained : float32 array
+    """
+    scorer = scorer_of(network)
+    watch = Watch(scorer, sampling_frequency=sampling_frequency, least_size=least_size, sign=sign)
+    before, length = scorer.filter_before, scorer.filters.shape[1]
+    num_rows, stride = whitened.shape[1], scorer.stride
+    order = np.argsort(spikes.sample_index, kind="stable")
+    spikes = Spikes(
+        *(column[order] for column in (spikes.sample_index, spikes.unit_index, spikes.probability))
+    )
+    found, explained = [], []
+    for start in range(0, num_rows, _BLOCK_ROWS):
+        stop = min(start + _BLOCK_ROWS, num_rows)
+        low, high = start - before, stop + length - before - 1
+        part = np.asarray(whitened[:, max(0, low) : min(num_rows, high)])
+        part = np.pad(part, ((0, 0), (max(0, -low), max(0, high - num_rows))))
+        first, last = np.searchsorted(spikes.sample_index, [start * stride, stop * stride])
+        inside = slice(first if start else 0, last)
+        own = Spikes(spikes.sample_index[inside], spikes.unit_index[inside], spikes.probability[inside])
+        strange, fits = watch.push(watch.look(part, start * stride), own, stop * stride)
+        found.append(strange)
+        explained.append(fits.explained)
+    strange, fits = watch.finish(no_spikes())
+    found.append(strange)
+    explained.append(fits.explained)
+    return Strange(*(np.concatenate(column) for column in zip(*found, strict=True))), np.concatenate(
+        explained
+    )
 
 
 @_compile
