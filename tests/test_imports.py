@@ -20,7 +20,8 @@ FLOORS = [
         "recordings sortings contacts curation formats phy_tables artifacts extrema blanking stretches "
         "handling resampling interpolation defects label_pairs preprocessing health prepared simulation "
         "windows waveform_prior examples matched card checkpoint footprints events results motion excerpt "
-        "symptoms admission weights_fit baseline dense_network convrecurrent fairness label_curve label_plan",
+        "symptoms admission weights_fit baseline rivals dense_network convrecurrent fairness label_curve "
+        "label_plan",
         "datamodule lightning ranks resume learning answers calibration fitted transfer gradient pursuit "
         "training subject evaluation peers teacher "
         "teaching detector inference minutes unknown observer fitness sort_result saved offline sorter "

@@ -6,6 +6,7 @@ esort doctor recording=path recording.path=PATH can it be sorted, and what to ch
 esort inspect FILE                              what a checkpoint says of itself
 esort verify DIR                                whether a result is still what was made
 esort export checkpoint=FILE output=FILE.onnx   network and post-processing as one ONNX model
+esort rivals checkpoint=FILE output=FILE        a checkpoint that tells neurons without a label, too
 esort workspace entity=NAME                     the dashboard of a W&B project
 """
 
@@ -21,7 +22,7 @@ from omegaconf import DictConfig
 
 __all__ = ["conf_folder", "main", "sort", "train"]
 
-_TOOLS = ("doctor", "inspect", "verify", "export", "workspace")
+_TOOLS = ("doctor", "inspect", "verify", "export", "rivals", "workspace")
 
 
 def conf_folder() -> Path:

@@ -10,12 +10,12 @@ import numpy as np
 
 from esort.baseline import Baseline
 from esort.postprocess import ConflictTable, Spikes, detect_spikes, margin_samples
+from esort.rivals import Rivals
 
 __all__ = ["Detector", "Postprocessing", "UnitTables", "joined_spikes", "no_spikes"]
 
 # Names of the tables among a checkpoint's arrays.
 _PAIRS, _KERNELS, _RELIABILITY = "conflicts.pairs", "conflicts.kernels", "reliability"
-_RIVALS = "rivals.thresholds"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,16 +65,15 @@ class UnitTables:
         Smoothed probability of a spike, and which part of such spikes is true.
     baseline : Baseline or None
         What was usual while the units were learned.
-    rival_thresholds : float array, shape (R,)
-        Of what the network knows behind its units: neurons that nobody labelled. They compete and are not
-        told, see `esort.pursuit.rivals`.
+    rivals : Rivals
+        What the network knows behind its units.
     """
 
     pairs: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
     kernels: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), dtype=np.float32))
     reliability: np.ndarray = field(default_factory=lambda: np.array([[0, 1], [0, 1]], dtype=np.float32))
     baseline: Baseline | None = None
-    rival_thresholds: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    rivals: Rivals = field(default_factory=Rivals)
 
     def conflicts(self, num_units: int) -> ConflictTable | None:
         """The edges for the post-processing; None where there are none.
@@ -92,15 +91,14 @@ class UnitTables:
 
     def with_rivals(self, thresholds: Sequence[float] | np.ndarray) -> np.ndarray:
         """Thresholds of the units (U,), and behind them of the rivals: float64 (U + R,)."""
-        return np.concatenate([np.asarray(thresholds, dtype=np.float64), self.rival_thresholds])
+        return np.concatenate([np.asarray(thresholds, dtype=np.float64), self.rivals.thresholds])
 
     def to_weights(self) -> dict[str, np.ndarray]:
         """Arrays for a checkpoint."""
         tables = {_RELIABILITY: self.reliability}
         if self.baseline is not None:
             tables |= self.baseline.to_weights()
-        if len(self.rival_thresholds):
-            tables[_RIVALS] = self.rival_thresholds
+        tables |= self.rivals.to_weights()
         return tables | ({_PAIRS: self.pairs, _KERNELS: self.kernels} if len(self.pairs) else {})
 
     @classmethod
@@ -110,8 +108,8 @@ class UnitTables:
         Raises
         ------
         ValueError
-            If only half of the conflicts is there, the reliability is no curve in [0, 1], or the thresholds
-            of rivals are no list.
+            If only half of the conflicts is there, or the reliability is no curve in [0, 1], or these are no
+            rivals.
         """
         found = {name: np.asarray(weights.pop(name)) for name in (_PAIRS, _KERNELS) if name in weights}
         if len(found) == 1:
@@ -123,11 +121,8 @@ class UnitTables:
             if curve.ndim != 2 or len(curve) != 2 or not in_range or (np.diff(curve[0]) <= 0).any():
                 raise ValueError(f"expected {_RELIABILITY} to be a curve in [0, 1], got shape {curve.shape}")
             values["reliability"] = curve
-        if _RIVALS in weights:
-            values["rival_thresholds"] = np.asarray(weights.pop(_RIVALS), dtype=np.float64)
-            if values["rival_thresholds"].ndim != 1:
-                raise ValueError(f"expected {_RIVALS} to be a list, got {values['rival_thresholds'].shape}")
-        return cls(**values, baseline=Baseline.from_weights(weights))
+        rivals = Rivals.from_weights(weights)
+        return cls(**values, baseline=Baseline.from_weights(weights), rivals=rivals)
 
 
 class Detector:

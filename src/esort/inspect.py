@@ -71,6 +71,7 @@ def describe(card: Card, shapes: dict[str, tuple[int, ...]], num_bytes: int) -> 
         ("rate", f"{card.sampling_frequency:g} Hz, window of {window}"),
         ("channels", _channels(card)),
         ("units", _names(card.unit_ids)),
+        ("rivals", _rivals(shapes)),
         ("thresholds", _range(card.thresholds, "")),
         ("noise", _range(card.noise_level_uv, " µV")),
         ("filter", _pairs(card.preprocessing)),
@@ -81,6 +82,12 @@ def describe(card: Card, shapes: dict[str, tuple[int, ...]], num_bytes: int) -> 
         ("weights", f"SHA-256 {card.weights_digest}"),
     ]
     return [(name, text) for name, text in lines if text]
+
+
+def _rivals(shapes: dict[str, tuple[int, ...]]) -> str:
+    """Neurons that nobody labelled, see `esort.rivals`."""
+    number = math.prod(shapes.get("rivals.thresholds", (0,)))
+    return f"{number} neurons that nobody labelled compete" if number else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

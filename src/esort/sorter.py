@@ -66,9 +66,8 @@ class Sorter:
         if card.is_backbone:
             raise ValueError(_BACKBONE)
         self.tables = UnitTables() if tables is None else tables
-        rivals = len(self.tables.rival_thresholds)
         sizes = (network.num_channels, network.num_units, network.window_samples)
-        of_card = (card.num_channels, card.num_units + rivals, card.window_samples)
+        of_card = (card.num_channels, card.num_units + len(self.tables.rivals), card.window_samples)
         if sizes != of_card:
             raise ValueError(f"network and card differ in channels, units, window: {sizes} and {of_card}")
         self.card = card
@@ -154,7 +153,8 @@ class Sorter:
             left = after / np.where(before > 0, before, 1)
             thresholds = np.maximum(tables.with_rivals(card.thresholds) * left, score_thresholds(after))
             card = replace(card, thresholds=tuple(thresholds[: card.num_units].tolist()))
-            tables = replace(tables, rival_thresholds=thresholds[card.num_units :])
+            rivals = replace(tables.rivals, thresholds=thresholds[card.num_units :])
+            tables = replace(tables, rivals=rivals)
         changed = Sorter(network, card, tables)
         changed.postprocessing = self.postprocessing
         changed.missing_channels = np.union1d(self.missing_channels, bad)

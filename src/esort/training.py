@@ -198,7 +198,10 @@ def _with_baseline(calibration: Calibration, fitted: Fitted) -> Calibration:
             ),
             sampling_frequency=fitted.subject.sampling_frequency,
         )
-        baseline = replace(baseline, rates_hz=baseline.rates_hz[: fitted.labels.num_units])
+        number, rates_hz = fitted.labels.num_units, baseline.rates_hz
+        rivals = replace(calibration.tables.rivals, rates_hz=rates_hz[number:])
+        calibration = replace(calibration, tables=replace(calibration.tables, rivals=rivals))
+        baseline = replace(baseline, rates_hz=rates_hz[:number])
     else:
         found_hz = calibration.rate_hz * calibration.recall + calibration.false_hz
         baseline = Baseline(rates_hz=np.nan_to_num(found_hz).clip(min=0))

@@ -19,6 +19,7 @@ from esort.pursuit.matching import match_events
 from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.overlaps import conflict_table
 from esort.pursuit.scorer import score_thresholds
+from esort.rivals import Rivals
 
 if TYPE_CHECKING:
     from esort.pursuit.recipe import Layout
@@ -181,7 +182,8 @@ def calibrate_scores(
         ),
         np.where(told_of, calibration.thresholds, np.inf) if told_of.any() else calibration.thresholds,
     )
-    tables = UnitTables(reliability=reliability, rival_thresholds=calibration.thresholds[~own])
+    rivals = Rivals(thresholds=calibration.thresholds[~own], rates_hz=calibration.rate_hz[~own])
+    tables = UnitTables(reliability=reliability, rivals=rivals)
     return replace(calibration, precision=precision, tables=tables).of_units(own)
 
 

@@ -28,13 +28,15 @@ __all__ = ["find_rivals"]
 # A rival has so many events at least, of this size in noise levels; of a channel or a unit more of them cost
 # time and tell nothing new, and so do more spikes to learn a rival from.
 _LEAST_EVENTS, _LEAST_SIZE, _MOST_EVENTS, _MOST_SPIKES = 8, 8.0, 600, 50
+# What is smaller once it is learned was noise.
+_LEAST_NORM = 6.0
 # Two events of one spike are not further apart, and a unit that lies so close to what is left of a spike may
 # have taken it for its own.
 _SAME_MS, _TAKEN_UM = 0.5, 100.0
 # Once that is given back, its trough may be so far away.
 _ALIGN_UM = 60.0
-# Of the features of events so many directions tell neurons apart.
-_NUM_DIRECTIONS = 12
+# Of the features of events so many directions tell neurons apart; few events lie apart in some of many.
+_NUM_DIRECTIONS, _EVENTS_PER_DIRECTION = 12, 8
 # Between the events of two neurons lie so many of their standard deviations; between halves of one neuron's
 # hardly three.
 _GAP = 4.5
@@ -42,7 +44,7 @@ _GAP = 4.5
 _BY_CHANCE = 0.1
 # Who holds so much of a unit's labels is that unit.
 _OWN_SHARE = 0.3
-# Of a rival so many events with another rival's beside them.
+# So many events with another rival's beside them: both are one neuron's.
 _TOGETHER = 0.5
 # Of two means that are as parallel and of about one size: the same neuron, seen from two channels.
 _SAME_SHAPE, _SAME_SIZE = 0.9, 1.4
@@ -99,7 +101,7 @@ def find_rivals(
     left = residual(network, whitened, events)
     for unit_index in range(num_units):
         found += _hidden(scorer, unit_index, left, events, labels.of_unit(unit_index), layout)
-    return kept + [_evenly(rows, _MOST_SPIKES) for rows in _without_twins(found)]
+    return kept + [_evenly(rows, _MOST_SPIKES) for rows in _without_twins(found, own.reach)]
 
 
 def _evenly(values: np.ndarray, most: int) -> np.ndarray:
@@ -131,19 +133,19 @@ class _Labelled(NamedTuple):
 def _good(scorer: PursuitScorer, events: Events, own: _Labelled) -> list[bool]:
     """Whether each rival, all units behind the labelled ones, is a neuron, and not a unit or a part of one.
 
-    What fires together with others explains one neuron in parts.
+    Of those that fire together and explain one neuron in parts the smaller ones are given up first.
     """
-    centres = _centres(scorer)
-    first = len(own.centres_um)
-    good = []
-    for rival in range(first, scorer.num_units):
+    centres, first = _centres(scorer), len(own.centres_um)
+    good = np.arange(scorer.num_units) >= first
+    for rival in first + np.argsort(scorer.energies[first:], kind="stable"):
         rows = np.sort(events.time[events.of_unit(rival)])
-        others = np.linalg.norm(centres - centres[rival], axis=1) <= _TAKEN_UM
-        others[:first] = others[rival] = False
+        others = good & (np.linalg.norm(centres - centres[rival], axis=1) <= _TAKEN_UM)
+        others[rival] = False
         together = _beside(rows, np.sort(events.time[others[events.unit_index]]), own.reach)
-        enough = len(rows) >= _LEAST_EVENTS and together.mean() < _TOGETHER
-        good.append(bool(enough and not own.has(rows, centres[rival])))
-    return good
+        large = scorer.energies[rival] >= _LEAST_NORM**2 and len(rows) >= _LEAST_EVENTS
+        good[rival] = large and together.mean() < _TOGETHER and not own.has(rows, centres[rival])
+    chosen: list[bool] = good[first:].tolist()
+    return chosen
 
 
 def _beside(time: np.ndarray, others: np.ndarray, reach: float) -> np.ndarray:
@@ -270,7 +272,8 @@ def _parts(features: np.ndarray) -> list[np.ndarray]:
         return []
     flat = features.reshape(len(features), -1)
     flat = flat - flat.mean(axis=0)
-    seen = flat @ np.linalg.svd(flat, full_matrices=False)[2][:_NUM_DIRECTIONS].T  # (S, d)
+    number = min(_NUM_DIRECTIONS, max(2, len(flat) // _EVENTS_PER_DIRECTION))
+    seen = flat @ np.linalg.svd(flat, full_matrices=False)[2][:number].T  # (S, d)
     parts, waiting = [], [to_tree(linkage(seen, method="ward"))]
     while waiting:
         node = waiting.pop()
@@ -297,17 +300,22 @@ def _gap(one: np.ndarray, other: np.ndarray) -> float:
     return distance / max(float(np.sqrt(((one @ along).var() + (other @ along).var()) / 2)), 1e-9)
 
 
-def _without_twins(found: list[_Neuron]) -> list[np.ndarray]:
-    """Rows of each neuron once, the one with most events first."""
-    kept: list[tuple[list[np.ndarray], np.ndarray]] = []
-    for rows, mean, _ in sorted(found, key=lambda neuron: -len(neuron.rows)):
-        size = np.linalg.norm(mean)
-        for all_rows, other in kept:
-            ratio = size / np.linalg.norm(other)
-            parallel = mean @ other >= _SAME_SHAPE * size * np.linalg.norm(other)
+def _without_twins(found: list[_Neuron], reach: float) -> list[np.ndarray]:
+    """Rows of each neuron once, the one with most events first.
+
+    It may be found on two channels, or both by what is left of it and among a unit's events.
+    """
+    kept: list[_Neuron] = []
+    for neuron in sorted(found, key=lambda neuron: -len(neuron.rows)):
+        size = np.linalg.norm(neuron.mean)
+        for place, other in enumerate(kept):
+            ratio = size / np.linalg.norm(other.mean)
+            parallel = neuron.mean @ other.mean >= _SAME_SHAPE * size * np.linalg.norm(other.mean)
             if parallel and 1 / _SAME_SIZE < ratio < _SAME_SIZE:
-                all_rows.append(rows)
+                kept[place] = other._replace(rows=np.union1d(other.rows, neuron.rows))
+                break
+            if _beside(neuron.rows, other.rows, reach).mean() >= _TOGETHER:
                 break
         else:
-            kept.append(([rows], mean))
-    return [np.unique(np.concatenate(all_rows)) for all_rows, _ in kept]
+            kept.append(neuron)
+    return [neuron.rows for neuron in kept]

@@ -36,7 +36,7 @@ _ENOUGH_LABELS = 5
 # Motion of less changes no amplitude, and may be none: from few labels it is told no better.
 _FAR_UM = 10.0
 # Neurons that nobody labelled hide each other: so many times they are looked for.
-_SEARCHES = 4
+_SEARCHES = 6
 
 
 def fit_by_pursuit(
@@ -76,7 +76,10 @@ def fit_by_pursuit(
         is_new = _are_enough(ground.labels)
         learned = _learn(ground, recipe) if is_new else _refined(learned, ground, chosen)
     if ground.rivals:
-        logger.info("%d neurons that nobody labelled compete with the units", len(ground.rivals))
+        logger.info(
+            "%d neurons that nobody labelled compete with the units; python -m esort.rivals names them",
+            len(ground.rivals),
+        )
     return ground.fitted(learned.network, learned.traces, subject, settings), calibration
 
 
