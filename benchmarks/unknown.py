@@ -1,15 +1,17 @@
-"""Neurons that nobody labelled: how many of their spikes come out as unknown events, and how many are false.
+"""Neurons that nobody labelled: what they cost the others, and what becomes of their spikes.
 
-    python benchmarks/unknown.py                          # 128 channels, 4 minutes on 2 cores
-    python benchmarks/unknown.py probe=neuronexus32 left_out=0.1 seeds=0,1,2
+    python benchmarks/unknown.py                          # 128 channels, 5 minutes on 2 cores
+    python benchmarks/unknown.py probe=neuronexus32 left_out=0.8 seeds=0,1,2
 
 Units are learned from 10 labelled spikes each in the first half of the simulated recordings of ``train.py``,
-one for each seed, once all of them and once without a part, drawn at random; the second half is sorted.
+one for each seed: all of them; without a part, drawn at random; and those again with no search for rivals
+(see `esort.pursuit.rivals`). The second half is sorted.
 
+- ``rivals``: neurons without labels that were found;
 - ``recall``: spikes of a neuron that was left out with an unknown event within 0.5 ms and 100 µm of it;
 - ``as a unit``: its spikes with a spike of a known unit within 0.5 ms whose place is within 50 µm;
 - ``not doubtful``: the same without the spikes that `esort.doubtful` names;
-- ``pooled``: accuracy of the known units, and without their doubtful spikes;
+- ``pooled``: accuracy of the labelled units, and without their doubtful spikes;
 - ``false a minute``: unknown events where all neurons are known, beside what calibration expected;
 - ``share``: thread time of looking for them, as part of all thread time of sorting.
 """
@@ -33,6 +35,8 @@ from esort.footprints import estimate_footprints
 from esort.observer import Observer
 from esort.plan import TrainingPlan
 from esort.postprocess import Spikes
+from esort.pursuit import training
+from esort.pursuit.rivals import find_rivals
 from esort.sorter import Sorter
 from esort.subject import open_subject
 from esort.teaching import draw_labels
@@ -46,7 +50,13 @@ DEFAULTS = {
     "output": "benchmarks/results/unknown.json",
 }
 TOLERANCE_MS, NEAR_UM, SAME_UM = 0.5, 100.0, 50.0
+ALONE = "some, no rivals,"
 spent = [0.0]
+
+
+def no_rivals(*_, known):
+    """Search for nothing."""
+    return list(known)
 
 
 def timed(method):
@@ -115,8 +125,10 @@ def measure_seed(options, seed):
         kept = np.ones(number, dtype=bool)
         kept[rng.choice(number, max(1, round(float(options["left_out"]) * number)), replace=False)] = False
         results, sorters, clean = {}, {}, {}
-        for name, chosen in (("all", labels), ("some", labels.of_units(kept))):
+        some = labels.of_units(kept)
+        for name, chosen in (("all", labels), ("some", some), (ALONE, some)):
             path = folder / name
+            training.find_rivals = no_rivals if name == ALONE else find_rivals
             train_units(
                 subject, chosen, plan.finetuning, plan.settings, backbone=None, path=path, folder=folder
             )
@@ -149,9 +161,11 @@ def measure_seed(options, seed):
         print(said(row))
     everything = {str(unit) for unit in truth.unit_ids}
     known = {"all": everything, "some": everything - {row["unit"] for row in rows}}
+    known[ALONE] = known["some"]
     baselines = {name: sorter.tables.baseline for name, sorter in sorters.items()}
     total = {
         "seed": seed,
+        "rivals": len(sorters["some"].tables.rivals),
         "mean recall": float(np.mean([row["recall, some labelled"] for row in rows])),
         "mean as a unit": float(np.mean([row["as a unit"] for row in rows])),
         "mean not doubtful": float(np.mean([row["not doubtful"] for row in rows])),
