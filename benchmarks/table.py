@@ -12,6 +12,7 @@ from marked import write_between  # beside this file
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+UNLABELLED = {"10 %": "unknown_32.json", "50 %": "unknown_half.json", "80 %": "unknown_most.json"}
 BEGIN, END = "<!-- figures: python benchmarks/table.py -->", "<!-- end of figures -->"
 
 
@@ -29,6 +30,9 @@ def rows():
         )
     hybrid = json.loads((RESULTS / "hybrid.json").read_text())
     yield hybrid_row(hybrid)
+    yield unlabelled_row(
+        {share: json.loads((RESULTS / name).read_text()) for share, name in UNLABELLED.items()}
+    )
     yield from speed_rows(json.loads((RESULTS / "speed.json").read_text()))
     yield from speed_rows(json.loads((RESULTS / "speed_384.json").read_text()))
     yield peers_row(json.loads((RESULTS / "speed_60.json").read_text()))
@@ -52,6 +56,21 @@ def hybrid_row(content):
         f"labelled spikes each, mean of {len(rows)} seeds",
         f"**{ours:.3f}** (Lupin: {lupin:.3f})",
         shorter(content["command"]),
+    )
+
+
+def unlabelled_row(contents):
+    """What neurons without a label cost the others, with rivals and without."""
+    shown = ", ".join(
+        f"**{content['pooled, some labelled']:.3f}** ({content['pooled, some, no rivals, labelled']:.3f})"
+        for content in contents.values()
+    )
+    first, *_, last = contents.values()
+    return (
+        f"pooled accuracy of the labelled units where {' / '.join(contents)} of the neurons have no label, "
+        f"32 channels, mean of {len(first['seeds'])} seeds (without rivals)",
+        f"{shown}; all labelled: {first['pooled, all labelled']:.3f}",
+        shorter(last["command"]),
     )
 
 

@@ -28,7 +28,7 @@ def test_another_word_is_refused(capsys):
     assert main(["learn"]) == 1
     error = capsys.readouterr().err
     assert error == (
-        "error: expected one of train, sort, doctor, inspect, verify, export, workspace, got 'learn': "
+        "error: expected one of train, sort, doctor, inspect, verify, export, rivals, workspace, got 'learn': "
         "see esort --help\n"
     )
 

@@ -34,6 +34,8 @@ def announce(outcome: Outcome, agreement: dict[str, Any] | None = None) -> None:
     )
     if (run["motion_um"] or 0) >= LEAST_MOTION_UM:
         print(f"the tissue moved by {run['motion_um']} um")
+    if run.get("num_rivals"):
+        print(f"neurons that nobody labelled compete: {run['num_rivals']}; python -m esort.rivals names them")
     places = {"sorting": folder / SORTING, "scores": folder / SCORES, "model": folder / MODEL}
     places |= {name: folder / EXPORTS[name] for name in run.get("exports", ())}
     places["report"] = folder / REPORT

@@ -87,7 +87,7 @@ def describe(card: Card, shapes: dict[str, tuple[int, ...]], num_bytes: int) -> 
 def _rivals(shapes: dict[str, tuple[int, ...]]) -> str:
     """Neurons that nobody labelled, see `esort.rivals`."""
     number = math.prod(shapes.get("rivals.thresholds", (0,)))
-    return f"{number} neurons that nobody labelled compete" if number else ""
+    return f"neurons that nobody labelled: {number}" if number else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -214,6 +214,7 @@ def sort_subject(
         "executor": executor.name,
         "predicted_peak_bytes": plan.peak_bytes,
         **_describe(result, subject),
+        "num_rivals": len(sorter.tables.rivals),
         "health": fitness.to_dict(),
         "defects": _defects(result, subject, every=False),
         **({"exports": list(exports)} if exports else {}),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from learning_data import make_toy
 from spikeinterface.core import NumpyRecording
 
+from esort.announcement import announce
 from esort.baseline import Baseline
 from esort.doubtful import doubtful_spikes
 from esort.fitness import FITS, NO_LONGER, WATCH, Fitness
@@ -364,3 +365,19 @@ def test_a_baseline_that_is_none_is_refused():
     assert kept is not None
     assert (kept.least_size, kept.fit) == (9, pytest.approx(0.97))
     assert Baseline.from_weights({}) is None
+
+
+def test_a_neuron_that_fired_unlabelled_while_learning_is_a_rival(changed, tmp_path, capsys):
+    labels = changed.toy.labels(per_unit=12, stop=STOP)
+    subject = subject_of(changed.recording, changed.toy)
+    path = learn(subject, labels.of_units(np.arange(6) != UNLABELLED), tmp_path)
+    made = sort_subject(path, subject, tmp_path / "out", report=True)
+    assert made.run["num_rivals"] == 1
+    assert made.run["num_units"] == 5
+    assert (
+        near(changed.train, made.sorting.to_spike_vector()["sample_index"]).mean() < 0.25
+    )  # chance alone: 0.05
+    assert len(Sorter.load(path).sort(changed.recording).unknown) <= 5
+    announce(made)
+    assert "neurons that nobody labelled compete: 1" in capsys.readouterr().out
+    assert "neurons that nobody labelled" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

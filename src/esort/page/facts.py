@@ -32,6 +32,8 @@ def describe_cards(
         ("times real time", f"{run['real_time_factor']:.1f}", f"on {run['cores']} cores"),
         ("wall time", _duration(run["seconds"]["total"]), "file to spikes, filter and reading included"),
     ]
+    if run.get("num_rivals"):
+        cards.append(("rivals", str(run["num_rivals"]), "neurons that nobody labelled; they compete"))
     if (run.get("motion_um") or 0) >= LEAST_MOTION_UM:
         cards.append(("the tissue moved", f"{run['motion_um']} µm", "along the probe; sorting followed it"))
     if scores is not None and scores.get("pooled_accuracy") is not None:

@@ -77,7 +77,7 @@ def fit_by_pursuit(
         learned = _learn(ground, recipe) if is_new else _refined(learned, ground, chosen)
     if ground.rivals:
         logger.info(
-            "%d neurons that nobody labelled compete with the units; python -m esort.rivals names them",
+            "neurons that nobody labelled compete with the units: %d; python -m esort.rivals names them",
             len(ground.rivals),
         )
     return ground.fitted(learned.network, learned.traces, subject, settings), calibration
