@@ -28,8 +28,8 @@ def test_another_word_is_refused(capsys):
     assert main(["learn"]) == 1
     error = capsys.readouterr().err
     assert error == (
-        "error: expected one of train, sort, doctor, inspect, verify, export, rivals, workspace, got 'learn': "
-        "see esort --help\n"
+        "error: expected one of train, sort, doctor, inspect, verify, export, rivals, workspace, "
+        "got 'learn': see esort --help\n"
     )
 
 
