@@ -9,7 +9,8 @@ from pursuit_data import LAYOUT, POSITIONS_UM, add_spike, footprints, make_netwo
 from test_pursuit_learning import learn
 
 from esort.pursuit.examples import RowLabels
-from esort.pursuit.rivals import _LEAST_EVENTS, _parts, find_rivals
+from esort.pursuit.gaps import LEAST_EVENTS, parts_of
+from esort.pursuit.rivals import find_rivals
 from esort.pursuit.scorer import score_thresholds
 
 NUM_ROWS = 24_000
@@ -52,7 +53,7 @@ def share_at(rows, truth, unit):
 
 
 def test_where_all_have_labels_there_are_no_rivals(truth):
-    assert search(truth, labels_of(truth, range(4))) == []
+    assert search(truth, labels_of(truth, range(4))) == ()
 
 
 @pytest.mark.parametrize("unlabelled", range(4))
@@ -75,17 +76,16 @@ def test_most_neurons_may_lack_labels(truth):
 
 def test_those_found_stay_and_there_are_no_more(truth):
     labels = labels_of(truth, [0, 2])
-    known = tuple(search(truth, labels))
-    again = search(truth, labels, known)
-    assert len(again) == len(known) == 2
-    assert all(one is other for one, other in zip(again, known, strict=True))
+    known = search(truth, labels)
+    assert len(known) == 2
+    assert search(truth, labels, known) is known
 
 
 def test_a_rival_that_takes_a_units_spikes_is_given_up(truth):
     """Spikes of a labelled neuron under another name."""
     labels = labels_of(truth, range(4))
     twin = np.sort(labels_of(truth, [2], per_unit=30, seed=5).time).astype(np.int64)
-    assert search(truth, labels, (twin,)) == []
+    assert search(truth, labels, (twin,)) == ()
 
 
 def test_a_neuron_that_hides_in_a_unit_is_found():
@@ -103,13 +103,13 @@ def test_a_neuron_that_hides_in_a_unit_is_found():
 
 def test_few_spikes_are_no_neuron(truth):
     traces, times, units, _ = truth
-    seen = (units != 3) | (np.cumsum(units == 3) <= _LEAST_EVENTS - 1)
+    seen = (units != 3) | (np.cumsum(units == 3) <= LEAST_EVENTS - 1)
     rng = np.random.default_rng(3)
     network = make_network(footprints(peak=14.0))
     quiet = rng.standard_normal(traces.shape).astype(np.float32)
     for time, unit in zip(times[seen], units[seen], strict=True):
         add_spike(quiet, network, unit, time)
-    assert search((quiet, times[seen], units[seen], None), labels_of(truth, range(3))) == []
+    assert search((quiet, times[seen], units[seen], None), labels_of(truth, range(3))) == ()
 
 
 @settings(max_examples=30, deadline=None)
@@ -128,7 +128,7 @@ def test_clouds_that_are_apart_are_told_apart_and_nothing_else(sizes, seed, dime
         else np.array([[0.0, 0.0], [15.0, 0.0], [0.0, 15.0]])[names]
     )
     events = events + rng.standard_normal(events.shape)
-    parts = _parts(events[:, None].astype(np.float32))
+    parts = parts_of(events[:, None].astype(np.float32))
     assert all(len(set(names[part])) == 1 for part in parts)
     found = np.array([names[part[0]] for part in parts])
     assert sorted(set(found)) == list(range(len(sizes)))

@@ -130,11 +130,6 @@ class Ground:
         """Labels of the units, and of the rivals behind them, in rows."""
         return RowLabels.of(self.labels, self.sizes["step"]).joined(self.rivals)
 
-    @property
-    def num_units(self) -> int:
-        """Units that somebody labelled."""
-        return self.labels.num_units
-
     def whitened(self, motion: FollowedMotion | None = None) -> np.ndarray:
         """Whiten the traces, moved back by a motion: float32 memory map (C, T)."""
         traces = new_memory_map(self.scratch / "whitened.npy", np.float32, self.filtered.shape)

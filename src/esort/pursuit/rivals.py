@@ -8,7 +8,6 @@ Shapes: C channels, K channels around one, F filters, L rows of a filter, U unit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from esort.postprocess import ConflictTable, Spikes
 from esort.pursuit.examples import RowLabels, windows_at
 from esort.pursuit.explain import Events, explain, residual
+from esort.pursuit.gaps import LEAST_EVENTS, parts_of
 from esort.pursuit.matching import match_events
 from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.peaks import LEAST_HEIGHT, PeakFinder
@@ -25,9 +25,9 @@ from esort.pursuit.watch import watch_all
 
 __all__ = ["find_rivals"]
 
-# A rival has so many events at least, of this size in noise levels; of a channel or a unit more of them cost
-# time and tell nothing new, and so do more spikes to learn a rival from.
-_LEAST_EVENTS, _LEAST_SIZE, _MOST_EVENTS, _MOST_SPIKES = 8, 8.0, 600, 50
+# A rival's events are as large, in noise levels; of a channel or a unit more of them cost time and tell
+# nothing new, and so do more spikes to learn a rival from.
+_LEAST_SIZE, _MOST_EVENTS, _MOST_SPIKES = 8.0, 600, 50
 # What is smaller once it is learned was noise.
 _LEAST_NORM = 6.0
 # Two events of one spike are not further apart, and a unit that lies so close to what is left of a spike may
@@ -35,11 +35,6 @@ _LEAST_NORM = 6.0
 _SAME_MS, _TAKEN_UM = 0.5, 100.0
 # Once that is given back, its trough may be so far away.
 _ALIGN_UM = 60.0
-# Of the features of events so many directions tell neurons apart; few events lie apart in some of many.
-_NUM_DIRECTIONS, _EVENTS_PER_DIRECTION = 12, 8
-# Between the events of two neurons lie so many of their standard deviations; between halves of one neuron's
-# hardly three.
-_GAP = 4.5
 # As likely as this, no label of a unit would be among so many of its events by chance.
 _BY_CHANCE = 0.1
 # Who holds so much of a unit's labels is that unit.
@@ -67,8 +62,8 @@ def find_rivals(
     labels: RowLabels,
     layout: Layout,
     *,
-    known: Sequence[np.ndarray] = (),
-) -> list[np.ndarray]:
+    known: tuple[np.ndarray, ...] = (),
+) -> tuple[np.ndarray, ...]:
     """Find neurons that no unit stands for.
 
     Parameters
@@ -82,15 +77,15 @@ def find_rivals(
     labels : RowLabels
         That the units were learned from.
     layout : Layout
-    known : sequence of int64 arrays
+    known : tuple of int64 arrays
         Rivals that are among the units, the last. Those that find nothing, or a labelled unit's spikes, or
         parts of one neuron's, are given up.
 
     Returns
     -------
-    list of int64 arrays, shape (S,)
+    tuple of int64 arrays, shape (S,)
         Rows of spikes of each rival, ascending: those known, then the new ones. No more than tell what it
-        looks like, and none that overlap with others.
+        looks like, and none that overlap with others. `known` itself, if nothing is to change.
     """
     events = explain(network, table, whitened, thresholds, exclusion_rows=layout.exclusion_rows)
     scorer, num_units = network.scorer(), network.num_units - len(known)
@@ -101,7 +96,8 @@ def find_rivals(
     left = residual(network, whitened, events)
     for unit_index in range(num_units):
         found += _hidden(scorer, unit_index, left, events, labels.of_unit(unit_index), layout)
-    return kept + [_evenly(rows, _MOST_SPIKES) for rows in _without_twins(found, own.reach)]
+    new = [_evenly(rows, _MOST_SPIKES) for rows in _without_twins(found, own.reach)]
+    return known if len(kept) == len(known) and not new else (*kept, *new)
 
 
 def _evenly(values: np.ndarray, most: int) -> np.ndarray:
@@ -142,7 +138,7 @@ def _good(scorer: PursuitScorer, events: Events, own: _Labelled) -> list[bool]:
         others = good & (np.linalg.norm(centres - centres[rival], axis=1) <= _TAKEN_UM)
         others[rival] = False
         together = _beside(rows, np.sort(events.time[others[events.unit_index]]), own.reach)
-        large = scorer.energies[rival] >= _LEAST_NORM**2 and len(rows) >= _LEAST_EVENTS
+        large = scorer.energies[rival] >= _LEAST_NORM**2 and len(rows) >= LEAST_EVENTS
         good[rival] = large and together.mean() < _TOGETHER and not own.has(rows, centres[rival])
     chosen: list[bool] = good[first:].tolist()
     return chosen
@@ -179,7 +175,7 @@ def _left_over(scorer: PursuitScorer, whitened: np.ndarray, events: Events, layo
         first = own - scorer.filter_before
         windows = np.stack([left[around, start : start + finder.num_rows] for start in first])
         features = windows @ scorer.filters.T  # (S, K, F)
-        found += [_neuron(own, features, part, around, scorer) for part in _parts(features)]
+        found += [_neuron(own, features, part, around, scorer) for part in parts_of(features)]
     return [neuron for neuron in found if np.linalg.norm(neuron.mean) >= _LEAST_SIZE]
 
 
@@ -249,7 +245,7 @@ def _hidden(
     rows = np.rint(time).astype(np.int64)
     return [
         _neuron(rows, features, part, heads, scorer)
-        for part in _parts(features)
+        for part in parts_of(features)
         if not is_label[part].any() and (1 - len(part) / len(own)) ** is_label.sum() < _BY_CHANCE
     ]
 
@@ -262,42 +258,6 @@ def _neuron(
     mean[channels] = features[part].mean(axis=0)
     centre = scorer.positions[np.square(mean).sum(axis=1).argmax()]
     return _Neuron(np.sort(rows[part]), mean.ravel(), centre)
-
-
-def _parts(features: np.ndarray) -> list[np.ndarray]:
-    """Split events for as long as there is a gap, features (S, K, F): positions of each part's events."""
-    from scipy.cluster.hierarchy import linkage, to_tree  # not before it is needed: it takes long to load
-
-    if len(features) < _LEAST_EVENTS:
-        return []
-    flat = features.reshape(len(features), -1)
-    flat = flat - flat.mean(axis=0)
-    number = min(_NUM_DIRECTIONS, max(2, len(flat) // _EVENTS_PER_DIRECTION))
-    seen = flat @ np.linalg.svd(flat, full_matrices=False)[2][:number].T  # (S, d)
-    parts, waiting = [], [to_tree(linkage(seen, method="ward"))]
-    while waiting:
-        node = waiting.pop()
-        if node.count < _LEAST_EVENTS:
-            continue
-        whole = np.array(node.pre_order())
-        if node.count < 2 * _LEAST_EVENTS:
-            parts.append(whole)
-            continue
-        sides = [np.array(side.pre_order()) for side in (node.left, node.right)]
-        # A few outliers are no neuron, but may hide two.
-        if min(map(len, sides)) < _LEAST_EVENTS or _gap(*(seen[side] for side in sides)) >= _GAP:
-            waiting += [node.right, node.left]
-        else:
-            parts.append(whole)
-    return parts
-
-
-def _gap(one: np.ndarray, other: np.ndarray) -> float:
-    """Distance of the means of two groups of events, (S, d), in their standard deviations along it."""
-    between = one.mean(axis=0) - other.mean(axis=0)
-    distance = float(np.linalg.norm(between))
-    along = between / max(distance, 1e-9)
-    return distance / max(float(np.sqrt(((one @ along).var() + (other @ along).var()) / 2)), 1e-9)
 
 
 def _without_twins(found: list[_Neuron], reach: float) -> list[np.ndarray]:

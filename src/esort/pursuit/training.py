@@ -61,10 +61,10 @@ def fit_by_pursuit(
     searches = _SEARCHES
     while True:
         calibration = _calibrated(learned, ground)
-        rivals = _rivals_of(learned, ground, calibration) if searches else list(ground.rivals)
-        if list(map(id, rivals)) != list(map(id, ground.rivals)):
+        rivals = _rivals_of(learned, ground, calibration) if searches else ground.rivals
+        if rivals is not ground.rivals:
             searches -= 1
-            ground = replace(ground, rivals=tuple(rivals))
+            ground = replace(ground, rivals=rivals)
             learned = _learn(ground, recipe)
             continue
         chosen = sortable_units(calibration, ground.labels.unit_ids)
@@ -139,7 +139,7 @@ def _calibrated(learned: _Learned, ground: Ground) -> Calibration:
     )
 
 
-def _rivals_of(learned: _Learned, ground: Ground, calibration: Calibration) -> list[np.ndarray]:
+def _rivals_of(learned: _Learned, ground: Ground, calibration: Calibration) -> tuple[np.ndarray, ...]:
     """Find neurons that nobody labelled, those known among them."""
     with one_thread_each():
         return find_rivals(
