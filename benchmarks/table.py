@@ -12,7 +12,7 @@ from marked import write_between  # beside this file
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-UNLABELLED = {"10 %": "unknown_32.json", "50 %": "unknown_half.json", "80 %": "unknown_most.json"}
+UNLABELLED = {"10 %": "unknown_32.json", "50 %": "unknown_unseen.json", "80 %": "unknown_most.json"}
 BEGIN, END = "<!-- figures: python benchmarks/table.py -->", "<!-- end of figures -->"
 
 

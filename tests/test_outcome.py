@@ -25,6 +25,7 @@ FIELDS = {
     "sampling_frequency",
     "num_channels",
     "num_units",
+    "num_rivals",
     "num_spikes",
     "health",
     "motion_um",
