@@ -29,7 +29,7 @@ SMALL = {
     "scaling": ("channels=32,64 seconds=4 lengths_s=4,8 FOLDER", "over_channels"),
     "speed": ("channels=32 seconds=10 peers=none runs=1 FOLDER", "floors"),
     "teacher": ("conditions=generator seeds=0 teacher=tridesclous2", "rows"),
-    "unknown": ("probe=neuronexus32", "mean recall"),
+    "unknown": ("probe=neuronexus32", "rivals"),
 }
 # Run by hand on what others left, or with tests of their own.
 OTHERS = {"collect", "exported", "hybrid", "mutants", "pursuit", "sweep", "table"}
