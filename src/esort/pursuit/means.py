@@ -104,11 +104,11 @@ def _focused(
     return footprints * in_time[:, None] * in_space[:, :, None]
 
 
-def evenly(values: np.ndarray) -> np.ndarray:
-    """At most `_MAX_EVENTS` of them, from the first to the last."""
-    if len(values) <= _MAX_EVENTS:
+def evenly(values: np.ndarray, most: int = _MAX_EVENTS) -> np.ndarray:
+    """At most so many of them, from the first to the last."""
+    if len(values) <= most:
         return values
-    chosen: np.ndarray = values[np.linspace(0, len(values) - 1, _MAX_EVENTS).astype(int)]
+    chosen: np.ndarray = values[np.linspace(0, len(values) - 1, most).astype(int)]
     return chosen
 
 

@@ -17,6 +17,7 @@ from esort.pursuit.examples import RowLabels, windows_at
 from esort.pursuit.explain import Events, explain, residual
 from esort.pursuit.gaps import LEAST_EVENTS, parts_of
 from esort.pursuit.matching import match_events
+from esort.pursuit.means import evenly
 from esort.pursuit.network import PursuitNetwork
 from esort.pursuit.peaks import LEAST_HEIGHT, PeakFinder
 from esort.pursuit.recipe import Layout
@@ -89,23 +90,17 @@ def find_rivals(
     """
     events = explain(network, table, whitened, thresholds, exclusion_rows=layout.exclusion_rows)
     scorer, num_units = network.scorer(), network.num_units - len(known)
-    own = _Labelled(labels, _centres(scorer)[:num_units], _SAME_MS * layout.rate_hz / 1000)
+    own = _Labelled(
+        labels, scorer.positions[scorer.peak_channels][:num_units], _SAME_MS * layout.rate_hz / 1000
+    )
     kept = [rows for rows, good in zip(known, _good(scorer, events, own), strict=True) if good]
     found = _left_over(scorer, whitened, events, layout)
     found = [neuron for neuron in found if not own.has(neuron.rows, neuron.centre_um)]
     left = residual(network, whitened, events)
     for unit_index in range(num_units):
         found += _hidden(scorer, unit_index, left, events, labels.of_unit(unit_index), layout)
-    new = [_evenly(rows, _MOST_SPIKES) for rows in _without_twins(found, own.reach)]
+    new = [evenly(rows, _MOST_SPIKES) for rows in _without_twins(found, own.reach)]
     return known if len(kept) == len(known) and not new else (*kept, *new)
-
-
-def _evenly(values: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of them, from the first to the last."""
-    if len(values) <= most:
-        return values
-    chosen: np.ndarray = values[np.linspace(0, len(values) - 1, most).astype(int)]
-    return chosen
 
 
 class _Labelled(NamedTuple):
@@ -131,7 +126,7 @@ def _good(scorer: PursuitScorer, events: Events, own: _Labelled) -> list[bool]:
 
     Of those that fire together and explain one neuron in parts the smaller ones are given up first.
     """
-    centres, first = _centres(scorer), len(own.centres_um)
+    centres, first = scorer.positions[scorer.peak_channels], len(own.centres_um)
     good = np.arange(scorer.num_units) >= first
     for rival in first + np.argsort(scorer.energies[first:], kind="stable"):
         rows = np.sort(events.time[events.of_unit(rival)])
@@ -150,13 +145,6 @@ def _beside(time: np.ndarray, others: np.ndarray, reach: float) -> np.ndarray:
     return beside
 
 
-def _centres(scorer: PursuitScorer) -> np.ndarray:
-    """Position of each unit's largest channel, (U, 2)."""
-    largest = np.square(scorer.footprints).sum(axis=2).argmax(axis=1)
-    centres: np.ndarray = scorer.positions[scorer.footprint_channels[np.arange(scorer.num_units), largest]]
-    return centres
-
-
 def _left_over(scorer: PursuitScorer, whitened: np.ndarray, events: Events, layout: Layout) -> list[_Neuron]:
     """Neurons of whose spikes much is left."""
     rate_hz = layout.rate_hz
@@ -170,7 +158,7 @@ def _left_over(scorer: PursuitScorer, whitened: np.ndarray, events: Events, layo
     rows, channels = rows[inside], channels[inside]
     found = []
     for channel in np.unique(channels):
-        own = _evenly(rows[channels == channel], _MOST_EVENTS)
+        own = evenly(rows[channels == channel], _MOST_EVENTS)
         around = finder.around[channel][finder.around[channel] >= 0]  # (K,)
         first = own - scorer.filter_before
         windows = np.stack([left[around, start : start + finder.num_rows] for start in first])
@@ -196,7 +184,7 @@ def _taken(
     scorer: PursuitScorer, events: Events, rows: np.ndarray, channels: np.ndarray, reach: int
 ) -> np.ndarray:
     """Events close to something strange, bool: what they took away may be of the same spike."""
-    centres = _centres(scorer)
+    centres = scorer.positions[scorer.peak_channels]
     first = np.searchsorted(rows, events.time - reach)
     last = np.searchsorted(rows, events.time + reach, side="right")
     taken = np.zeros(len(events.time), dtype=bool)
@@ -231,7 +219,7 @@ def _hidden(
     """Neurons so much like a unit that it takes their spikes, with hardly anything left of them."""
     own = events.of_unit(unit_index)
     start = np.rint(events.time[own]) - layout.footprint_before
-    own = _evenly(own[(start >= 0) & (start + layout.footprint_samples <= left.shape[1])], _MOST_EVENTS)
+    own = evenly(own[(start >= 0) & (start + layout.footprint_samples <= left.shape[1])], _MOST_EVENTS)
     time = events.time[own]
     is_label = np.zeros(len(own), dtype=bool)
     is_label[match_events(time, labelled, _SAME_MS * layout.rate_hz / 1000)[0]] = True

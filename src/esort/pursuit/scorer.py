@@ -154,6 +154,13 @@ class PursuitScorer:
         return self.moved_whitening.matrix(np.zeros(1), np.zeros(1))
 
     @cached_property
+    def peak_channels(self) -> np.ndarray:
+        """Channel on which each unit is largest, int64 (U,)."""
+        largest = np.square(self.footprints).sum(axis=2).argmax(axis=1)
+        channels: np.ndarray = self.footprint_channels[np.arange(self.num_units), largest]
+        return channels
+
+    @cached_property
     def moved_whitening(self) -> MovedWhitening:
         """Whitening of traces wherever the tissue is."""
         return MovedWhitening(self.whitening, self.positions.astype(np.float64), smooth=self.sizes.moved)

@@ -66,8 +66,7 @@ def measure_baseline(
     share = float(quiet.mean())
     upside_down = Strange(*(column[quiet[upside_down.channel]] for column in upside_down))
     # At spikes it is no noise that is upside down, but what the fit has left of them.
-    largest = network.footprints.square().sum(dim=2).argmax(dim=1, keepdim=True)  # (U, 1)
-    channels = network.footprint_channels.gather(1, largest)[:, 0].numpy()
+    channels = network.scorer().peak_channels
     order = np.argsort(spikes.sample_index)
     at_spikes = spikes.sample_index[order], channels[spikes.unit_index[order]]
     apart = found.sample_index, found.channel
